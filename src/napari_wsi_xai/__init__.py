@@ -1,0 +1,1 @@
+"""See why a model called a whole slide: see README.md."""
