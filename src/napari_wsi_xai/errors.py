@@ -14,6 +14,7 @@
     ├── ModelError              a model cannot be used
     │   ├── ModelFileError          file damaged, of another kind, or unsafe to load
     │   └── WeightsNotFoundError    weights are neither given nor cached
+    ├── RunError                a run cannot give a result
     ├── StoreError              a result store cannot be read or written
     │   └── StoreMismatchError      it holds results of another slide, model or grid
     ├── MissingExtraError       an optional dependency is not installed
@@ -32,6 +33,7 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "NoTissueError",
+    "RunError",
     "SlideError",
     "SlideNotFoundError",
     "SlideReadError",
@@ -94,6 +96,10 @@ class ModelFileError(ModelError):
 
 class WeightsNotFoundError(ModelError, FileNotFoundError):
     """Weights are neither given nor in the cache, and cannot be downloaded."""
+
+
+class RunError(WsiXaiError):
+    """A run cannot give a result: no tile could be used."""
 
 
 class StoreError(WsiXaiError):

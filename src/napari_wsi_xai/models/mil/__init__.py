@@ -1,1 +1,53 @@
-"""."""
+"""MIL heads (f_s, f_a, f_cls): one architecture a file, found by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.abmil import ABMIL, GatedABMIL
+from napari_wsi_xai.models.mil.base import MILModel, MILOutput
+from napari_wsi_xai.models.mil.chowder import CHOWDER
+from napari_wsi_xai.models.mil.max import MaxMIL
+from napari_wsi_xai.models.mil.mean import MeanMIL
+
+__all__ = ["MIL_ARCHITECTURES", "MILModel", "MILOutput", "build_mil"]
+
+MIL_ARCHITECTURES: dict[str, type[MILModel]] = {
+    head.architecture: head for head in (MeanMIL, MaxMIL, ABMIL, GatedABMIL, CHOWDER)
+}
+"""Every architecture by name; a new one is a file and an entry here."""
+
+
+def build_mil(
+    architecture: str, in_features: int, num_classes: int = 2, **arguments: Any
+) -> MILModel:
+    """Build a head with fresh weights, in eval mode.
+
+    Parameters
+    ----------
+    architecture
+        A key of :data:`MIL_ARCHITECTURES`.
+    in_features
+        Length D of a descriptor.
+    num_classes
+        Number of classes.
+    **arguments
+        What else the architecture takes; see its class.
+
+    Raises
+    ------
+    BadArgumentError
+        Unknown architecture, or an argument that it does not take.
+    """
+    head = MIL_ARCHITECTURES.get(architecture)
+    if head is None:
+        raise BadArgumentError(
+            f"MIL architecture {architecture!r} is unknown; it is one of "
+            f"{', '.join(MIL_ARCHITECTURES)}."
+        )
+    try:
+        model = head(in_features, num_classes, **arguments)
+    except TypeError as error:
+        raise BadArgumentError(f"MIL architecture {architecture!r}: {error}.") from error
+    return model.eval()

@@ -1,0 +1,317 @@
+"""The result store, a Zarr v3 group: a chunk exists if and only if its block is complete."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, MemoryStore
+
+from napari_wsi_xai.errors import StoreError, StoreMismatchError
+from napari_wsi_xai.geometry import LayerTransform
+from napari_wsi_xai.runs.plan import Block, BlockResult
+
+__all__ = ["SCHEMA", "ResultStore"]
+
+SCHEMA = 1
+KEY = "napari_wsi_xai"
+
+IDENTITY_WORDS = {
+    "slide": "another slide",
+    "grid": "another tile grid",
+    "tissue": "another selection of tissue tiles",
+    "encoder": "another encoder",
+    "model": "another model",
+    "block_tiles": "another block size",
+    "feature_dtype": "another feature type",
+}
+
+
+class ResultStore:
+    """Features, tissue and maps of one run, on disk or in memory.
+
+    Layout (Zarr v3)::
+
+        features              (rows, cols, N), one chunk a block, NaN where there is no tile
+        tissue                (rows, cols) bool, the selected tiles
+        failures/<row>.<col>  attributes of a block with failed tiles: their reasons
+        maps/<method>/<class> OME-Zarr 0.5 image, rows x cols float32, NaN = not computed
+
+    The group's attribute ``napari_wsi_xai`` holds schema, identity, provenance and result.
+    Chunks are written to a temporary file and renamed, so one that exists is whole.
+    """
+
+    def __init__(self, group: zarr.Group, path: Path | None) -> None:
+        self.group = group
+        self.path = path
+        self._features: zarr.Array[Any] | None = None
+
+    # -- opening ---------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: Path | str, mode: Literal["r", "r+"] = "r") -> ResultStore:
+        """Open an existing store.
+
+        Raises
+        ------
+        StoreError
+            Nothing is there, it is no result store, or its schema is newer than this package.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise StoreError(f"there is no result store at {path}.")
+        try:
+            group = zarr.open_group(LocalStore(path, read_only=mode == "r"), mode=mode)
+            attributes = group.attrs[KEY]
+        except (FileNotFoundError, KeyError, ValueError, TypeError, OSError) as error:
+            raise StoreError(f"{path} is not a result store of napari-wsi-xai.") from error
+        schema = attributes.get("schema") if isinstance(attributes, Mapping) else None
+        if schema != SCHEMA:
+            raise StoreError(
+                f"{path} has schema {schema!r}, this version reads {SCHEMA}: update napari-wsi-xai."
+            )
+        return cls(group, path)
+
+    @classmethod
+    def create_or_resume(
+        cls,
+        path: Path | None,
+        identity: dict[str, Any],
+        provenance: dict[str, Any],
+        selected: NDArray[np.bool_],
+        features: int,
+    ) -> ResultStore:
+        """Open the store at ``path`` to go on with it, or make it (in memory for None).
+
+        Raises
+        ------
+        StoreMismatchError
+            The store holds results of another slide, model or grid; says what differs.
+        StoreError
+            It cannot be written, or something else is in its place.
+        """
+        if path is not None and _occupied(path):
+            store = cls.open(path, mode="r+")
+            store.require(identity)
+            return store
+        with writing(path):
+            target = MemoryStore() if path is None else LocalStore(path)
+            group = zarr.open_group(target, mode="w")
+            store = cls(group, path)
+            store._lay_out(identity, selected, features)
+            # Attributes come last: a store without them was never begun and is made anew.
+            group.attrs[KEY] = {"schema": SCHEMA, "identity": identity, **provenance}
+        return store
+
+    def _lay_out(
+        self, identity: dict[str, Any], selected: NDArray[np.bool_], features: int
+    ) -> None:
+        block = int(identity["block_tiles"])
+        self.group.create_array(
+            "features",
+            shape=(*selected.shape, features),
+            chunks=(block, block, features),
+            dtype=identity["feature_dtype"],
+            fill_value=np.nan,
+            compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+            dimension_names=("row", "column", "feature"),
+            config={"write_empty_chunks": True},
+        )
+        tissue = self.group.create_array(
+            "tissue",
+            shape=selected.shape,
+            chunks=selected.shape,
+            dtype="bool",
+            dimension_names=("row", "column"),
+        )
+        tissue[:] = selected
+
+    def require(self, identity: dict[str, Any]) -> None:
+        """Raise unless the store's results were made with ``identity``."""
+        own = self.attributes["identity"]
+        differing = [key for key in identity if own.get(key) != identity[key]]
+        if differing:
+            words = ", ".join(IDENTITY_WORDS.get(key, key) for key in differing)
+            details = "; ".join(
+                f"{key}: {_brief(own.get(key), identity[key])}" for key in differing
+            )
+            raise StoreMismatchError(
+                f"{self.path} holds results of {words} ({details}): choose another output, or "
+                "delete it to start over."
+            )
+
+    # -- attributes ------------------------------------------------------------------------
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The group's ``napari_wsi_xai`` attribute."""
+        value = self.group.attrs[KEY]
+        assert isinstance(value, Mapping)
+        return dict(value)
+
+    def update_attributes(self, **values: Any) -> None:
+        """Set entries of the attribute; nothing is written where nothing changes."""
+        old = self.attributes
+        new = {**old, **values}
+        if new != old:
+            with writing(self.path):
+                self.group.attrs[KEY] = new
+
+    # -- features --------------------------------------------------------------------------
+
+    @property
+    def features(self) -> zarr.Array[Any]:
+        """(rows, cols, N) features."""
+        if self._features is None:
+            array = self.group["features"]
+            assert isinstance(array, zarr.Array)
+            self._features = array.with_config({"write_empty_chunks": True})
+        return self._features
+
+    @property
+    def tissue(self) -> NDArray[np.bool_]:
+        """(rows, cols) bool, the selected tiles."""
+        return np.asarray(self.group["tissue"][:], dtype=bool)  # type: ignore[index]
+
+    def blocks_done(self) -> set[Block]:
+        """Blocks whose chunk exists."""
+
+        async def chunks() -> list[str]:
+            prefix = f"{self.group.path}/features/c/".lstrip("/")
+            found = self.group.store.list_prefix(prefix)
+            return [key.removeprefix(prefix) async for key in found]
+
+        parts = [key.split("/") for key in sync(chunks()) if not key.endswith(".partial")]
+        return {Block(int(part[0]), int(part[1])) for part in parts if len(part) == 3}
+
+    def has(self, block: Block) -> bool:
+        """Whether the block's chunk exists."""
+        key = f"{self.group.path}/features/c/{block.row}/{block.col}/0".lstrip("/")
+        return bool(sync(self.group.store.exists(key)))
+
+    def read_block(self, block: Block) -> NDArray[np.float32]:
+        """Features of one block, (block rows, block cols, N) float32."""
+        return np.asarray(self.features[self._window(block)], dtype=np.float32)
+
+    def write_block(self, result: BlockResult) -> None:
+        """Write a block's failures, then its chunk: the chunk is what makes it complete."""
+        with writing(self.path):
+            if result.failures:
+                reasons = {f"{r},{c}": reason for (r, c), reason in result.failures.items()}
+                name = f"failures/{result.block.row}.{result.block.col}"
+                self.group.require_group(name).attrs["tiles"] = reasons
+            self.features[self._window(result.block)] = result.features
+
+    def failures(self) -> dict[tuple[int, int], str]:
+        """(row, column) of failed tiles in complete blocks, with the reason."""
+        if "failures" not in self.group:
+            return {}
+        found: dict[tuple[int, int], str] = {}
+        done = self.blocks_done()
+        for name, block in self.group["failures"].groups():  # type: ignore[union-attr]
+            row, col = name.split(".")
+            if Block(int(row), int(col)) in done:
+                tiles: Any = block.attrs["tiles"]
+                for tile, reason in tiles.items():
+                    r, c = tile.split(",")
+                    found[int(r), int(c)] = str(reason)
+        return found
+
+    def _window(self, block: Block) -> tuple[slice, slice]:
+        rows, cols = self.features.chunks[:2]
+        return (
+            slice(block.row * rows, min((block.row + 1) * rows, self.features.shape[0])),
+            slice(block.col * cols, min((block.col + 1) * cols, self.features.shape[1])),
+        )
+
+    # -- maps ------------------------------------------------------------------------------
+
+    def write_map(
+        self,
+        name: str,
+        values: NDArray[np.float32],
+        transform: LayerTransform,
+        details: dict[str, Any],
+    ) -> None:
+        """Write map ``<method>/<class>`` (rows, cols) as an OME-Zarr 0.5 image in micrometres."""
+        method, label = name.split("/", 1)
+        with writing(self.path):
+            group = self.group.require_group(f"maps/{method}/{quote(label, safe=' ')}")
+            group.attrs.update({"ome": _ome_image(name, transform), KEY: details})
+            if "0" not in group:
+                group.create_array(
+                    "0",
+                    shape=values.shape,
+                    chunks=values.shape,
+                    dtype="float32",
+                    fill_value=np.nan,
+                    dimension_names=("y", "x"),
+                    config={"write_empty_chunks": True},
+                )
+            group["0"][:] = values  # type: ignore[index]
+
+    def maps(self) -> dict[str, NDArray[np.float32]]:
+        """All stored maps, ``"<method>/<class>"`` to (rows, cols) float32."""
+        found: dict[str, NDArray[np.float32]] = {}
+        if "maps" in self.group:
+            for method, classes in sorted(self.group["maps"].groups()):  # type: ignore[union-attr]
+                for label, group in sorted(classes.groups()):
+                    found[f"{method}/{unquote(label)}"] = np.asarray(group["0"][:])
+        return found
+
+
+@contextmanager
+def writing(path: Path | None) -> Iterator[None]:
+    """Turn operating-system errors of a write into one sentence with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        kept = "finished blocks are kept, the same command goes on from there"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError(f"no space left to write {path}: free some; {kept}.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StoreError(f"no permission to write {path}: choose another output.") from error
+        raise StoreError(f"cannot write {path} ({error.strerror or error}); {kept}.") from error
+
+
+def _occupied(path: Path) -> bool:
+    """Whether something that must not be overwritten is at ``path``."""
+    if not path.exists():
+        return False
+    if not path.is_dir():
+        raise StoreError(f"{path} is a file, not a result store: choose another output.")
+    begun = {"zarr.json", "features", "tissue"}
+    if {entry.name for entry in path.iterdir()} - begun:
+        return True
+    try:
+        return KEY in zarr.open_group(LocalStore(path, read_only=True), mode="r").attrs
+    except (FileNotFoundError, ValueError, OSError):
+        return False
+
+
+def _ome_image(name: str, transform: LayerTransform) -> dict[str, Any]:
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in ("y", "x")]
+    coordinates = [
+        {"type": "scale", "scale": list(transform.scale)},
+        {"type": "translation", "translation": list(transform.translate)},
+    ]
+    dataset = {"path": "0", "coordinateTransformations": coordinates}
+    return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": [dataset]}]}
+
+
+def _brief(there: Any, here: Any) -> str:
+    """What differs between two identity values, short."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [key for key in here if there.get(key) != here[key]]
+        return ", ".join(f"{key} {there.get(key)} there, {here[key]} here" for key in keys)
+    short = [str(value).removeprefix("sha256:")[:12] for value in (there, here)]
+    return f"{short[0]} there, {short[1]} here"
