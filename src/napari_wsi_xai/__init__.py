@@ -33,11 +33,21 @@ if TYPE_CHECKING:
         Model,
         build_encoder,
         build_mil,
+        build_model,
         list_encoders,
         load_model,
         save_model,
     )
-    from napari_wsi_xai.runs import Progress, Run, open_run, score
+    from napari_wsi_xai.runs import (
+        FeatureBag,
+        Progress,
+        Run,
+        open_run,
+        read_feature_bag,
+        run_from_bag,
+        score,
+        write_feature_bag,
+    )
     from napari_wsi_xai.slides import Slide, convert_slide, open_slide
     from napari_wsi_xai.tiles import (
         TileGrid,
@@ -67,11 +77,21 @@ _ROOMS = {
         "Model",
         "build_encoder",
         "build_mil",
+        "build_model",
         "list_encoders",
         "load_model",
         "save_model",
     ),
-    "runs": ("Progress", "Run", "open_run", "score"),
+    "runs": (
+        "FeatureBag",
+        "Progress",
+        "Run",
+        "open_run",
+        "read_feature_bag",
+        "run_from_bag",
+        "score",
+        "write_feature_bag",
+    ),
     "slides": ("Slide", "convert_slide", "open_slide"),
     "tiles": (
         "TileGrid",
@@ -89,6 +109,7 @@ __all__ = [
     "Annotation",
     "Encoder",
     "EncoderSpec",
+    "FeatureBag",
     "Localisation",
     "MILModel",
     "Model",
@@ -104,6 +125,7 @@ __all__ = [
     "add_layers",
     "build_encoder",
     "build_mil",
+    "build_model",
     "convert_slide",
     "cover_fraction",
     "errors",
@@ -115,8 +137,10 @@ __all__ = [
     "open_run",
     "open_slide",
     "rasterise",
+    "read_feature_bag",
     "read_geojson",
     "read_tiles",
+    "run_from_bag",
     "save_model",
     "score",
     "tile_grid",
@@ -124,6 +148,7 @@ __all__ = [
     "tissue_mask",
     "tissue_tiles",
     "um_to_level0",
+    "write_feature_bag",
     "write_geojson",
 ]
 

@@ -1,0 +1,159 @@
+"""``models list | inspect | create``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_wsi_xai.cli import app
+from napari_wsi_xai.cli.console import JsonOption, emit_json, say
+
+if TYPE_CHECKING:
+    from napari_wsi_xai.models import Model
+
+__all__ = [
+    "ClassesOption",
+    "EncoderOption",
+    "EncoderWeightsOption",
+    "HeadOption",
+    "SeedOption",
+    "TileMppOption",
+    "TilePxOption",
+    "untrained_model",
+]
+
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="A network, see `models list`, or a TorchScript/.pt2 file."),
+]
+EncoderWeightsOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE|DEFAULT", help="Its weights; random ones where this is left out."),
+]
+HeadOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="MIL head, see `models list` [default: abmil].")
+]
+ClassesOption = Annotated[
+    str | None, typer.Option(metavar="A,B,...", help="Class names [default: normal,tumor].")
+]
+TilePxOption = Annotated[
+    int | None, typer.Option(metavar="PX", help="Edge of a tile in pixels [default: 224].")
+]
+TileMppOption = Annotated[
+    float | None,
+    typer.Option(metavar="UM", help="Micrometres per pixel of the tiles [default: 0.5]."),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Seed of the weights that are random [default: 0].")
+]
+
+models = typer.Typer(no_args_is_help=True, help="Encoders, MIL heads and model bundles.")
+app.add_typer(models, name="models")
+
+
+@models.command("list")
+def list_models(
+    kind: Annotated[
+        str | None, typer.Option(help="Only encoders of this kind: torchvision, timm or small.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the encoders and MIL heads that can be asked for by name."""
+    from napari_wsi_xai.models import MIL_ARCHITECTURES, list_encoders
+
+    encoders = [entry for entry in list_encoders() if kind in (None, entry.kind)]
+    if as_json:
+        emit_json({"encoders": [vars(entry) for entry in encoders], "heads": [*MIL_ARCHITECTURES]})
+        return
+    for entry in encoders:
+        missing = "" if entry.installed else '  (pip install "napari-wsi-xai[foundation]")'
+        print(f"encoder  {entry.kind:<12} {entry.name}{missing}")
+    for name, head in MIL_ARCHITECTURES.items():
+        print(f"head     {name:<12} score: {head.score_kind}")
+
+
+@models.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a model bundle holds."""
+    from napari_wsi_xai.models import load_model
+
+    facts = _facts(load_model(file))
+    if as_json:
+        emit_json(facts)
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        words = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"{name:<{width}}  {words}")
+
+
+@models.command()
+def create(
+    encoder: Annotated[
+        str, typer.Option(metavar="NAME", help="A network, see `models list`, or a program file.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder or .safetensors to write.")],
+    encoder_weights: EncoderWeightsOption = None,
+    head: HeadOption = None,
+    classes: ClassesOption = None,
+    tile_px: TilePxOption = None,
+    tile_mpp: TileMppOption = None,
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put an encoder and an untrained MIL head into a bundle, to try things out or to train."""
+    from napari_wsi_xai.models import save_model
+
+    model = untrained_model(encoder, encoder_weights, head, classes, tile_px, tile_mpp, seed)
+    written = save_model(model, out)
+    say(f"the head of {written} is untrained: its scores mean nothing yet.")
+    if as_json:
+        emit_json({"out": str(written), **_facts(model)})
+
+
+def untrained_model(
+    encoder: str,
+    encoder_weights: str | None = None,
+    head: str | None = None,
+    classes: str | None = None,
+    tile_px: int | None = None,
+    tile_mpp: float | None = None,
+    seed: int | None = None,
+) -> Model:
+    """Build a model of an encoder and a MIL head with seeded random weights."""
+    from napari_wsi_xai.errors import BadArgumentError
+    from napari_wsi_xai.models import build_encoder, build_model
+
+    names = tuple(name.strip() for name in (classes or "normal,tumor").split(","))
+    if len(names) < 2 or not all(names):
+        raise BadArgumentError(f"--classes {classes!r} needs two or more names, A,B,...")
+    return build_model(
+        build_encoder(encoder, encoder_weights),
+        head or "abmil",
+        names,
+        tile_px=224 if tile_px is None else tile_px,
+        mpp=0.5 if tile_mpp is None else tile_mpp,
+        seed=seed or 0,
+    )
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "encoder": model.encoder.name,
+        "encoder_hash": model.encoder.content_hash,
+        "descriptor_length": model.encoder.dim,
+        "head": model.mil.architecture,
+        "head_arguments": model.mil.arguments,
+        "tile_score": model.mil.score_kind,
+        "classes": list(model.classes),
+        "tile_px": model.tile_px,
+        "tile_mpp": model.mpp,
+        "content_hash": model.content_hash,
+        "metadata": dict(model.metadata),
+    }

@@ -1,0 +1,97 @@
+"""A run's progress on standard error: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from napari_wsi_xai.cli.console import say
+
+if TYPE_CHECKING:
+    from napari_wsi_xai.runs import Progress
+
+__all__ = ["ProgressDisplay", "duration"]
+
+LINE_EVERY_S = 30.0
+"""Seconds between two lines where standard error is a file or a pipe."""
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the units people use: 8 s, 3 min 5 s, 2 h 10 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class ProgressDisplay:
+    """Shows the progress events of one slide; a context manager."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._bar: Any = None
+        self._next_line = time.monotonic() + LINE_EVERY_S
+
+    def __enter__(self) -> ProgressDisplay:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, progress: Progress) -> None:
+        """Show one event."""
+        details = _details(progress)
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = self._new_bar(progress.tiles_total)
+            self._bar.n = progress.tiles_done
+            self._bar.set_postfix_str(details, refresh=False)
+            self._bar.update(0)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_EVERY_S
+            counts = f"{progress.tiles_done} of {progress.tiles_total} tiles"
+            say(f"{self.name}: {counts}, {details}" if details else f"{self.name}: {counts}")
+
+    def note(self, text: str) -> None:
+        """Print a line without tearing the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        say(f"{self.name}: {text}")
+
+    def _new_bar(self, total: int) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(
+            total=total,
+            desc=self.name,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            miniters=0,
+            # The run's own rate and estimate are shown: tqdm's would count resumed tiles too.
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} tiles{postfix}",
+        )
+
+
+def _details(progress: Progress) -> str:
+    """Rate, reading share, time left and failures, as far as they are known."""
+    parts = []
+    if progress.tiles_per_s is not None:
+        parts.append(f"{progress.tiles_per_s:.3g} tiles/s")
+    busy = progress.read_s + progress.inference_s
+    if busy > 0:
+        parts.append(f"reading {progress.read_s / busy:.0%}")
+    if progress.eta_s is not None and progress.tiles_done < progress.tiles_total:
+        parts.append(f"{duration(progress.eta_s)} left")
+    if progress.failed:
+        parts.append(f"{progress.failed} failed")
+    return ", ".join(parts)
