@@ -45,7 +45,7 @@ class TissueOptions:
     min_fraction: float = 0.25
     saturation: float | None = None
     resolution_um: float = 8.0
-    min_area_um2: float = 20_000.0
+    min_area_um2: float = 10_000.0
     exclude_pen: bool = True
 
     def __post_init__(self) -> None:
@@ -165,8 +165,8 @@ def tissue_tiles(
 def tissue_mask(slide: Slide, options: TissueOptions | None = None) -> TissueMask:
     """Find tissue on a coarse picture of the slide's bounds.
 
-    Stained tissue is more saturated than glass: a pixel is tissue where its HSV saturation,
-    smoothed over 2 pixels, exceeds Otsu's threshold. Pen marks and black borders are left out,
+    Stained tissue is more saturated than glass: a pixel is tissue where the HSV saturation of
+    its colour, smoothed over 1.5 pixels, exceeds Otsu's threshold. Pen marks and black borders are left out,
     small pieces dropped and small holes filled.
     """
     from scipy.ndimage import gaussian_filter
@@ -178,9 +178,11 @@ def tissue_mask(slide: Slide, options: TissueOptions | None = None) -> TissueMas
     downsample = options.resolution_um / max(mpp) if mpp else None
     overview = read_overview(slide, downsample)
     rgb = np.divide(overview.image, 255, dtype=np.float32)
-    saturation = _saturation(rgb)
-    excluded = _artefacts(rgb, saturation) if options.exclude_pen else np.zeros(rgb.shape[:2], bool)
-    smooth = gaussian_filter(np.where(excluded, 0, saturation), 2)
+    # Colours are smoothed, not saturation: noise only ever adds to saturation, and how noisy the
+    # coarse picture is depends on how a file's levels were made.
+    rgb = gaussian_filter(rgb, (1.5, 1.5, 0))
+    excluded = _artefacts(rgb) if options.exclude_pen else np.zeros(rgb.shape[:2], dtype=bool)
+    smooth = _saturation(rgb)
     threshold = options.saturation
     if threshold is None:
         usable = smooth[~excluded]
@@ -202,7 +204,7 @@ def _saturation(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(high > 0, (high - low) / np.maximum(high, 1e-6), 0).astype(np.float32)
 
 
-def _artefacts(rgb: NDArray[np.float32], saturation: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _artefacts(rgb: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Marker pen and black borders, widened by two pixels for their blurred rim.
 
     Haematoxylin and eosin keep red above green (purple to pink). Blue and green ink do not:
@@ -212,9 +214,9 @@ def _artefacts(rgb: NDArray[np.float32], saturation: NDArray[np.float32]) -> NDA
     from skimage.morphology import remove_small_objects
 
     red, green, blue = np.moveaxis(rgb, 2, 0)
-    ink = (saturation > 0.35) & (red < np.minimum(green, blue) - 0.02)
+    ink = (_saturation(rgb) > 0.35) & (red < np.minimum(green, blue) - 0.02)
     black = rgb.max(axis=2) < 0.25
-    found = remove_small_objects(ink | black, max_size=8)
+    found = remove_small_objects(ink | black, max_size=64)
     return np.asarray(binary_dilation(found, iterations=2) if found.any() else found, dtype=bool)
 
 
