@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from napari_wsi_xai.models import Model
 
 # Machines that run the tests are shared: time says nothing about correctness there.
 settings.register_profile("shared", deadline=None, max_examples=50)
@@ -71,3 +75,12 @@ def textured_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_slide() -> Callable[..., Path]:
     """``write_slide(path, rgb, mpp=0.5, levels=1)`` makes a small real slide file."""
     return _write_slide
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Model:
+    """A seeded, untrained model that encodes a tile in a millisecond: 64 px at 0.5 um/px."""
+    from napari_wsi_xai.models import EncoderSpec, build_model
+
+    spec = EncoderSpec("small", "small-8-16-24", weights=None, seed=3)
+    return build_model(spec, "abmil-gated", ("normal", "tumor"), tile_px=64, mpp=0.5)

@@ -65,7 +65,7 @@ def run_from_bag(
     """
     size = tile_size_level0 or bag.tile_size_level0
     if bag.coords_level0 is None or not size:
-        missing = "coordinates" if bag.coords_level0 is None else "a tile size (patch_size_level0)"
+        missing = "coordinates" if bag.coords_level0 is None else "tile size (patch_size_level0)"
         raise BadArgumentError(f"{name} has no {missing}, so its tiles cannot be placed on a map.")
     cells = _cells(bag.coords_level0, size)
     grid = _grid(bag, cells, size, mpp)
