@@ -166,8 +166,8 @@ def tissue_mask(slide: Slide, options: TissueOptions | None = None) -> TissueMas
     """Find tissue on a coarse picture of the slide's bounds.
 
     Stained tissue is more saturated than glass: a pixel is tissue where the HSV saturation of
-    its colour, smoothed over 1.5 pixels, exceeds Otsu's threshold. Pen marks and black borders are left out,
-    small pieces dropped and small holes filled.
+    its colour, smoothed over 1.5 pixels, exceeds Otsu's threshold. Pen marks and black borders
+    are left out, small pieces dropped and small holes filled.
     """
     from scipy.ndimage import gaussian_filter
     from skimage.filters import threshold_otsu
