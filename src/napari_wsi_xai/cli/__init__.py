@@ -18,7 +18,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from napari_wsi_xai.cli.console import INTERRUPTED, complain, describe, exit_status, say
+from napari_wsi_xai.cli.console import (
+    INTERRUPTED,
+    complain,
+    describe,
+    exit_status,
+    only_own_messages,
+    say,
+)
 
 __all__ = ["app", "main"]
 
@@ -78,6 +85,8 @@ def common(
     ] = False,
 ) -> None:
     """See why a deep-learning model called a whole-slide image what it called it."""
+    if not debug:
+        only_own_messages()
 
 
 @contextmanager
@@ -94,10 +103,16 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with its status."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its status.
+
+    Parameters
+    ----------
+    arguments
+        Words after the program's name; those of the process by default.
+    """
     with _terminated_like_interrupted():
-        app(prog_name="napari-wsi-xai")
+        app(arguments, prog_name="napari-wsi-xai")
     raise SystemExit(0)
 
 

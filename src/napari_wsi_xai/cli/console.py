@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
 
-from napari_wsi_xai.errors import WsiXaiError
+from napari_wsi_xai.errors import WsiXaiError, WsiXaiWarning
 
-__all__ = ["INTERRUPTED", "JsonOption", "complain", "describe", "emit_json", "exit_status", "say"]
+__all__ = [
+    "INTERRUPTED",
+    "JsonOption",
+    "complain",
+    "describe",
+    "emit_json",
+    "exit_status",
+    "only_own_messages",
+    "say",
+]
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C or SIGTERM, as shells have it."""
@@ -65,3 +76,34 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+class _Lines(logging.Handler):
+    """Prints this package's log records as lines like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def only_own_messages() -> None:
+    """Keep warnings and log records of libraries off standard error.
+
+    What they complain about either becomes an error of ours, in one line, or does not matter.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())
+    own = logging.getLogger("napari_wsi_xai")
+    if not any(isinstance(handler, _Lines) for handler in own.handlers):
+        own.addHandler(_Lines(logging.WARNING))
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, WsiXaiWarning):
+        say(f"warning: {message}")

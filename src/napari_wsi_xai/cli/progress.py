@@ -1,4 +1,4 @@
-"""A run's progress on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -29,10 +29,19 @@ def duration(seconds: float) -> str:
 
 
 class ProgressDisplay:
-    """Shows the progress events of one slide; a context manager."""
+    """Shows how far something called ``name`` has come; a context manager.
 
-    def __init__(self, name: str) -> None:
+    Parameters
+    ----------
+    name
+        What is being worked on.
+    unit
+        What is counted, in the plural.
+    """
+
+    def __init__(self, name: str, unit: str = "tiles") -> None:
         self.name = name
+        self.unit = unit
         self._bar: Any = None
         self._next_line = time.monotonic() + LINE_EVERY_S
 
@@ -49,18 +58,19 @@ class ProgressDisplay:
             self._bar.close()
 
     def show(self, progress: Progress) -> None:
-        """Show one event."""
-        details = _details(progress)
+        """Show an event of a run."""
+        self.count(progress.tiles_done, progress.tiles_total, details(progress))
+
+    def count(self, done: int, total: int, words: str = "") -> None:
+        """Show that ``done`` of ``total`` are done."""
         if sys.stderr.isatty():
             if self._bar is None:
-                self._bar = self._new_bar(progress.tiles_total)
-            self._bar.n = progress.tiles_done
-            self._bar.set_postfix_str(details, refresh=False)
-            self._bar.update(0)
+                self._bar = self._new_bar(total)
+            self._bar.n = done
+            self._bar.set_postfix_str(words)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_S
-            counts = f"{progress.tiles_done} of {progress.tiles_total} tiles"
-            say(f"{self.name}: {counts}, {details}" if details else f"{self.name}: {counts}")
+            say(", ".join(filter(None, [f"{self.name}: {done} of {total} {self.unit}", words])))
 
     def note(self, text: str) -> None:
         """Print a line without tearing the bar."""
@@ -76,14 +86,15 @@ class ProgressDisplay:
             desc=self.name,
             file=sys.stderr,
             dynamic_ncols=True,
-            miniters=0,
             # The run's own rate and estimate are shown: tqdm's would count resumed tiles too.
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} tiles{postfix}",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+            + self.unit
+            + "{postfix}",
         )
 
 
-def _details(progress: Progress) -> str:
-    """Rate, reading share, time left and failures, as far as they are known."""
+def details(progress: Progress) -> str:
+    """Return rate, reading share, time left and failures, as far as they are known."""
     parts = []
     if progress.tiles_per_s is not None:
         parts.append(f"{progress.tiles_per_s:.3g} tiles/s")

@@ -168,19 +168,21 @@ def _model(bundle: Path | None, parts: tuple[Any, ...]) -> Model:
         raise BadArgumentError("Give a model: either --model BUNDLE or --encoder NAME.")
     if bundle is None:
         model = untrained_model(encoder, weights, head, classes, tile_px, tile_mpp, seed)
-        say(
-            f"WARNING: the head of this model ({model.mil.architecture}) is UNTRAINED. Its scores "
-            "and probabilities are random numbers and mean nothing about the tissue."
-        )
-        return model
-    if any(part is not None for part in parts):
+    elif any(part is not None for part in parts):
         raise BadArgumentError(
             "--model brings its own encoder, head, classes and tile size: leave out "
             "--encoder-weights, --head, --classes, --tile-px, --tile-mpp and --seed."
         )
-    from napari_wsi_xai.models import load_model
+    else:
+        from napari_wsi_xai.models import load_model
 
-    return load_model(bundle)
+        model = load_model(bundle)
+    if model.metadata.get("trained") is False:
+        say(
+            f"WARNING: the head of this model ({model.mil.architecture}) is UNTRAINED. Its scores "
+            "and probabilities are random numbers and mean nothing about the tissue."
+        )
+    return model
 
 
 def _score_all(slides: list[str], model: Model, settings: Settings) -> list[Outcome]:
@@ -232,12 +234,12 @@ def _work(run: Run, name: str) -> None:
     """Do the run and show how it goes."""
     if run.done:
         say(f"{name}: going on after {run.done} of {run.total} tiles.")
-    noted = False
+    noted = ""
     with ProgressDisplay(name) as display:
         for progress in run:
-            if run.note and not noted:
-                noted = True
-                display.note(run.note)
+            if run.note != noted:
+                noted = run.note
+                display.note(noted)
             display.show(progress)
 
 
