@@ -8,15 +8,16 @@ from typing import Any
 import zarr
 from zarr.abc.store import Store
 
-from napari_wsi_xai.errors import SlideError, SlideNotFoundError, UnsupportedSlideError
+from napari_wsi_xai.errors import SlideNotFoundError, UnsupportedSlideError
 from napari_wsi_xai.slides.backend import one_line
 from napari_wsi_xai.slides.omezarr_backend import OmeZarrBackend
 
 __all__ = ["open_local_zarr", "open_remote"]
 
 SCHEMES = ("http", "https", "s3")
-CONNECT_S = 8.0
-READ_S = 60.0
+NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")
+CONNECT_S = 5.0
+READ_S = 30.0
 
 
 def open_local_zarr(path: Path) -> OmeZarrBackend:
@@ -42,7 +43,16 @@ def open_remote(url: str, scheme: str) -> OmeZarrBackend:
             "can be opened; other files must be copied to a local disk first."
         )
     try:
-        return _open_image(_store(url, scheme, anonymous=False))
+        return _open_remote(url, scheme, anonymous=False)
+    except Exception as error:
+        if type(error).__name__ not in NO_CREDENTIALS:
+            raise
+    return _open_remote(url, scheme, anonymous=True)  # public buckets want none
+
+
+def _open_remote(url: str, scheme: str, anonymous: bool) -> OmeZarrBackend:
+    try:
+        return _open_image(_store(url, scheme, anonymous))
     except SlideNotFoundError as error:
         raise SlideNotFoundError(
             f"{url} holds no OME-Zarr image: check the URL, which must be that of the image's "
@@ -51,21 +61,9 @@ def open_remote(url: str, scheme: str) -> OmeZarrBackend:
     except UnsupportedSlideError as error:
         reason = str(error).rstrip(".")
         raise UnsupportedSlideError(f"{url} is not a readable slide: {reason}.") from error
-    except SlideError:
-        raise
     except Exception as error:
-        if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
-            return _open_anonymous(url, scheme)
-        raise _unreachable(url, error) from error
-
-
-def _open_anonymous(url: str, scheme: str) -> OmeZarrBackend:
-    """Public buckets want no credentials."""
-    try:
-        return _open_image(_store(url, scheme, anonymous=True))
-    except SlideError:
-        raise
-    except Exception as error:
+        if type(error).__name__ in NO_CREDENTIALS and not anonymous:
+            raise
         raise _unreachable(url, error) from error
 
 

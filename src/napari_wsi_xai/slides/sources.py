@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from napari_wsi_xai.errors import SlideNotFoundError, SlideReadError, UnsupportedSlideError
 from napari_wsi_xai.slides.backend import Backend, one_line
@@ -50,6 +52,8 @@ def open_slide(source: str | os.PathLike[str], mpp: float | Sequence[float] | No
     """
     stated = None if mpp is None else mpp_from_user(mpp)
     text = os.fspath(source)
+    if text.startswith("file://"):
+        text = url2pathname(urlsplit(text).path)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)
     if scheme:
         from napari_wsi_xai.slides.remote import open_remote
@@ -69,6 +73,8 @@ def _open_path(path: Path) -> Backend:
     try:
         if path.is_dir():
             return _open_folder(path)
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise UnsupportedSlideError("it is neither a file nor a folder")
         with path.open("rb") as file:
             start = file.read(4)
         return _open_file(path, start)

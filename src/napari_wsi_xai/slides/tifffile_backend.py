@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +15,17 @@ from napari_wsi_xai.geometry import Mpp, Region
 from napari_wsi_xai.slides.backend import Description, Level, Pixels, composite, one_line
 from napari_wsi_xai.slides.fingerprint import fingerprint_files
 from napari_wsi_xai.slides.resolution import mpp_from_file, mpp_from_resolution, unit_um
+from napari_wsi_xai.slides.tiff_structure import check_directories
 from napari_wsi_xai.slides.tiff_tiles import TiffTiles, check_page
 
 __all__ = ["TifffileBackend"]
 
 ASSOCIATED = ("label", "macro", "thumbnail", "overview")
 TEXT_LIMIT = 4000
+
+# What is wrong with a file is told by the error raised here; without any handler Python would
+# print tifffile's own remarks to the user as well.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class TifffileBackend:
@@ -42,6 +48,7 @@ class TifffileBackend:
         import tifffile
 
         self._path = path
+        check_directories(path)
         try:
             with tifffile.TiffFile(path) as tiff:
                 series = _largest(tiff)
