@@ -1,1 +1,1 @@
-"""."""
+"""The plugin's widgets."""

@@ -1,0 +1,216 @@
+"""The loop that works a run off in a background thread, told as a stream of events. No Qt here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RunError, WsiXaiError
+from .background import preload_torch
+from .snapshot import RunFacts, Snapshot
+
+if TYPE_CHECKING:
+    from ..runs import Progress, Run
+
+__all__ = ["CancelToken", "Event", "Failed", "Finished", "Planned", "Preparing", "Stepped", "drain"]
+
+MAPS_EVERY_S = 0.5
+"""The MIL head runs again at most this often ..."""
+
+MAPS_SHARE = 0.1
+"""... and takes at most this share of the run's time, however large the bag has grown."""
+
+STEPS_EVERY_S = 0.2
+"""The window is told of progress at most this often."""
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """Something slow begins before the run proper: ``message`` says what."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The run is planned: its layers can be made, empty or as far as an earlier session got."""
+
+    run: Run
+    facts: RunFacts
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Some tiles are done; ``snapshot`` is None where the maps have not changed."""
+
+    progress: Progress
+    snapshot: Snapshot | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run ended: complete, cancelled, or with its region done.
+
+    ``note`` says what precision was used and why; ``loaded`` that nothing had to be computed.
+    """
+
+    snapshot: Snapshot | None
+    cancelled: bool
+    loaded: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run cannot go on; ``message`` is one sentence for the user."""
+
+    message: str
+    missing_mpp: bool = False
+
+
+Event = Preparing | Planned | Stepped | Finished | Failed
+
+
+class CancelToken:
+    """Asks a run to stop, also before there is a run. Any thread may call."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._run: Run | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._asked.is_set()
+
+    def cancel(self) -> None:
+        """Ask to stop."""
+        self._asked.set()
+        if self._run is not None:
+            self._run.cancel()
+
+    def attach(self, run: Run) -> None:
+        """Pass the request on to ``run``, also one made earlier."""
+        self._run = run
+        if self.asked:
+            run.cancel()
+
+
+def drain(plan: Callable[[], Generator[str, None, Run]], token: CancelToken) -> Iterator[Event]:
+    """Plan a run and work it off.
+
+    Errors end the stream with :class:`Failed`; nothing is raised, because napari would show a
+    traceback, and because its workers swallow ``RuntimeError``, the kind torch raises.
+
+    Parameters
+    ----------
+    plan
+        Generator function that yields messages and returns the run.
+    token
+        Stops the work at the next tile batch.
+    """
+    try:
+        yield Preparing("Starting")
+        preload_torch()
+        run = yield from _messages(plan(), token)
+        if run is None:
+            yield Finished(None, cancelled=True)
+            return
+        yield from _work_off(run, token)
+    except WsiXaiError as error:
+        yield Failed(_sentence(error), missing_mpp=type(error).__name__ == "MissingMppError")
+    except MemoryError:
+        yield Failed("not enough memory: close other programs, or choose a smaller region.")
+    except Exception as error:  # a fault of ours or of a library: still one sentence
+        import logging
+
+        logging.getLogger(__name__).exception("scoring failed")
+        yield Failed(f"unexpected {type(error).__name__}: {_sentence(error)}")
+
+
+def _messages(
+    steps: Generator[str, None, Run], token: CancelToken
+) -> Generator[Event, None, Run | None]:
+    """Pass the plan's messages on; None where it was cancelled meanwhile."""
+    while True:
+        try:
+            message = next(steps)
+        except StopIteration as end:
+            run: Run = end.value
+            return None if token.asked else run
+        if token.asked:
+            steps.close()
+            return None
+        yield Preparing(message)
+
+
+def _work_off(run: Run, token: CancelToken) -> Iterator[Event]:
+    facts = RunFacts.of(run)
+    finished = run.complete and bool(run.maps)
+    if not finished and run.done:
+        _update(run)
+    yield Planned(run, facts, _with_empty_maps(run))
+    if finished:
+        yield Finished(Snapshot.of(run), cancelled=False, loaded=True, note=run.note)
+        return
+    last_step = 0.0
+    maps_due = time.monotonic() + MAPS_EVERY_S if run.maps else 0.0
+    for progress in run:
+        # Iterating forgets an earlier request to stop, so it is attached after the first step.
+        token.attach(run)
+        now = time.monotonic()
+        snapshot = None
+        if progress.tiles_done > 0 and now >= maps_due and not run.complete:
+            snapshot = _update(run)
+            maps_due = time.monotonic() + max(
+                MAPS_EVERY_S, (time.monotonic() - now) * (1 / MAPS_SHARE - 1)
+            )
+        if snapshot is not None or now - last_step >= STEPS_EVERY_S:
+            last_step = now
+            yield Stepped(progress, snapshot)
+    if token.asked and run.done:
+        _update(run)
+    yield Finished(Snapshot.of(run) if run.maps else None, cancelled=token.asked, note=run.note)
+
+
+def _update(run: Run) -> Snapshot | None:
+    """Run the MIL head on what is there; None while no tile is usable."""
+    try:
+        run.update_maps()
+    except RunError:
+        return None
+    return Snapshot.of(run)
+
+
+def _with_empty_maps(run: Run) -> Snapshot:
+    """The run as it stands; before its first tiles, with maps that hold nothing yet.
+
+    A head's maps are known from what it says of any one descriptor.
+    """
+    if not run.maps and run.head is not None:
+        import torch
+
+        from ..runs.maps import maps_from_output
+
+        with torch.inference_mode():
+            output = run.head(torch.zeros(1, run.head.in_features))
+        index = np.zeros((1, 2), dtype=np.int64)
+        maps = maps_from_output(output, index, run.tissue.shape, run.classes)
+        empty: dict[str, NDArray[np.float32]] = {
+            key: np.full_like(values, np.nan) for key, values in maps.items()
+        }
+        return Snapshot.of(run, maps=empty)
+    return Snapshot.of(run)
+
+
+def _sentence(error: BaseException) -> str:
+    """First line of an error's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

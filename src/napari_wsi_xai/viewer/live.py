@@ -1,0 +1,227 @@
+"""A run on show: a worker thread works it off, the main thread repaints its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from napari.qt.threading import GeneratorWorker, create_worker
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from .drain import CancelToken, Event, Failed, Finished, Planned, Preparing, Stepped, drain
+from .layers import add_layer_data, layer_data, layers_of_run, update_layers
+from .slide_layers import Placement, find_slide_layer, is_slide_layer, placement_on
+from .view import visible_region
+
+if TYPE_CHECKING:
+    import napari.viewer
+    from napari.layers import Layer
+
+    from ..geometry import Region
+    from ..runs import Run
+    from .slide_layers import LayerData
+    from .snapshot import RunFacts, Snapshot
+
+__all__ = ["LiveRun"]
+
+CAMERA_SETTLES_MS = 150
+"""The run hears of a new view once the camera has rested this long."""
+
+Plan = Callable[[], "Generator[str, None, Run]"]
+
+
+class _RunWorker(GeneratorWorker):  # type: ignore[misc]
+    """A worker whose ``quit`` reaches into the work, so that closing napari need not wait.
+
+    napari quits all workers when its window closes, and then waits for them.
+    """
+
+    def __init__(self, func: Callable[..., Any], plan: Plan, token: CancelToken) -> None:
+        super().__init__(func, plan, token)
+        self._token = token
+
+    def quit(self) -> None:
+        """Stop after the forward pass under way."""
+        self._token.cancel()
+        super().quit()
+
+    def work(self) -> Any:
+        """Work, and end the run's reading threads here, not in the main thread."""
+        try:
+            return super().work()
+        finally:
+            self._gen.close()
+
+    def _relay_warning(self, show_warn_args: tuple[Any, ...]) -> None:
+        """Libraries' warnings are no news for the user."""
+
+
+class LiveRun(QObject):  # type: ignore[misc]
+    """Scores a slide in the background and keeps its layers up to date.
+
+    Everything here runs on the main thread; the worker only sends events. Layers are added when
+    the run is planned, and filled in place. What the camera shows is scored first.
+
+    Parameters
+    ----------
+    viewer
+        Where layers go.
+    plan
+        Generator function that yields messages and returns the run; called in the worker.
+    parent
+        Qt parent.
+
+    Attributes
+    ----------
+    layers
+        The run's layers that are still in the viewer.
+    preparing, planned, stepped, finished, failed
+        Signals with a message, a ``Planned``, ``Stepped``, ``Finished`` or ``Failed`` event;
+        exactly one of the last two ends every run.
+    """
+
+    preparing = Signal(str)
+    planned = Signal(object)
+    stepped = Signal(object)
+    finished = Signal(object)
+    failed = Signal(object)
+
+    def __init__(
+        self, viewer: napari.viewer.Viewer, plan: Plan, parent: QObject | None = None
+    ) -> None:
+        super().__init__(parent)
+        self.layers: list[Layer] = []
+        self._viewer = viewer
+        self._token = CancelToken()
+        self._run: Run | None = None
+        self._facts: RunFacts | None = None
+        self._latest: Snapshot | None = None
+        self._to_add: list[LayerData] = []
+        self._end: Finished | Failed | None = None
+        self._worker = create_worker(
+            drain,
+            plan,
+            self._token,
+            _worker_class=_RunWorker,
+            _start_thread=False,
+            _ignore_errors=True,
+        )
+        self._worker.yielded.connect(self._receive)
+        self._worker.finished.connect(self._worker_finished)
+        self._next_layer = QTimer(self)
+        self._next_layer.setSingleShot(True)
+        self._next_layer.timeout.connect(self._add_next)
+        self._camera_rests = QTimer(self)
+        self._camera_rests.setSingleShot(True)
+        self._camera_rests.setInterval(CAMERA_SETTLES_MS)
+        self._camera_rests.timeout.connect(self._follow_camera)
+
+    @property
+    def running(self) -> bool:
+        """Whether work is under way."""
+        return self._end is None
+
+    def start(self) -> None:
+        """Start the worker."""
+        self._viewer.camera.events.connect(self._camera_moved)
+        self._viewer.layers.events.removed.connect(self._layer_removed)
+        self._worker.start()
+
+    def cancel(self) -> None:
+        """Stop after the forward pass under way; what is complete is kept and stays shown."""
+        self._token.cancel()
+
+    # -- events of the worker --------------------------------------------------------------
+
+    def _receive(self, event: Event) -> None:
+        if isinstance(event, Preparing):
+            self.preparing.emit(event.message)
+        elif isinstance(event, Planned):
+            self._run, self._facts = event.run, event.facts
+            self._show(event.snapshot)
+            self.planned.emit(event)
+        elif isinstance(event, Stepped):
+            if event.snapshot is not None:
+                self._repaint(event.snapshot)
+            self.stepped.emit(event)
+        else:
+            self._finish(event)
+
+    def _worker_finished(self) -> None:
+        """The worker is gone; one that was made to quit had no chance to say so."""
+        self._finish(Finished(self._latest, cancelled=True))
+
+    def _finish(self, event: Finished | Failed) -> None:
+        if self._end is not None:
+            return
+        self._end = event
+        self._camera_rests.stop()
+        self._viewer.camera.events.disconnect(self._camera_moved)
+        self._viewer.layers.events.removed.disconnect(self._layer_removed)
+        if isinstance(event, Failed):
+            self.failed.emit(event)
+            return
+        if event.snapshot is not None:
+            self._repaint(event.snapshot)
+        self.finished.emit(event)
+
+    # -- layers ----------------------------------------------------------------------------
+
+    def _show(self, snapshot: Snapshot) -> None:
+        """Find the run's layers in the viewer, or begin to add them."""
+        assert self._facts is not None
+        self._latest = snapshot
+        self.layers = layers_of_run(self._viewer, self._facts)
+        if self.layers:
+            update_layers(self.layers, self._facts, snapshot)
+            return
+        self._to_add = layer_data(self._facts, snapshot, self._placement())
+        self._add_next()
+
+    def _add_next(self) -> None:
+        """Add one layer, then let the window breathe: napari builds its controls meanwhile."""
+        if not self._to_add:
+            return
+        assert self._facts is not None
+        assert self._latest is not None
+        layer = add_layer_data(self._viewer, self._to_add.pop(0))
+        self.layers.append(layer)
+        update_layers([layer], self._facts, self._latest)
+        self._next_layer.start()
+
+    def _repaint(self, snapshot: Snapshot) -> None:
+        self._latest = snapshot
+        if self._facts is not None:
+            update_layers(self.layers, self._facts, snapshot)
+
+    def _layer_removed(self, event: Any) -> None:
+        """The run ends with its slide, or with the last of its layers."""
+        removed = event.value
+        had_layers = bool(self.layers)
+        self.layers = [layer for layer in self.layers if layer is not removed]
+        lost_slide = (
+            self._facts is not None
+            and is_slide_layer(removed)
+            and find_slide_layer([removed], self._facts.source) is not None
+        )
+        if lost_slide or (had_layers and not self.layers):
+            self._to_add.clear()
+            self.cancel()
+
+    # -- what is in view first -------------------------------------------------------------
+
+    def _camera_moved(self, event: Any = None) -> None:
+        self._camera_rests.start()
+
+    def _follow_camera(self) -> None:
+        if self._run is not None and self.running:
+            self._run.focus(self._in_view())
+
+    def _in_view(self) -> Region | None:
+        assert self._run is not None
+        return visible_region(self._viewer, self._placement(), self._run.slide.shape)
+
+    def _placement(self) -> Placement:
+        assert self._facts is not None
+        layer = find_slide_layer(self._viewer.layers, self._facts.source)
+        return placement_on(layer, self._facts.grid.slide_mpp)

@@ -1,0 +1,141 @@
+"""napari's reader: slides as one multiscale image, result stores as maps over their slide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from .slide_layers import (
+    SLIDE_SUFFIXES,
+    LayerData,
+    find_slide_layer,
+    placement_on,
+    slide_layer_data,
+)
+
+__all__ = ["get_reader", "read_run", "read_slide"]
+
+Reader = Callable[[Any], list[LayerData]]
+
+RUN_SUFFIX = ".wsixai.zarr"
+
+OTHERS_READ_TOO = frozenset((".tif", ".tiff", ".btf", ".zarr", ".dcm", ".dicom", ""))
+"""Endings that say little: such a file is opened before this reader claims it."""
+
+
+def get_reader(path: str | PathLike[str] | Sequence[str]) -> Reader | None:
+    """Say whether this plugin opens ``path``: a function that does, or None. Never raises.
+
+    Parameters
+    ----------
+    path
+        File, folder or URL. Of several files napari asks to stack, none is opened.
+    """
+    try:
+        return _get_reader(path)
+    except Exception:  # anything unexpected in a foreign file means: not ours
+        return None
+
+
+def _get_reader(path: str | PathLike[str] | Sequence[str]) -> Reader | None:
+    if not isinstance(path, str | PathLike):
+        return None
+    source = fspath(path)
+    if not source or "\0" in source:
+        return None
+    is_url = "://" in source
+    if not is_url and not Path(source).exists():
+        return None
+    if _is_run_store(source):
+        return read_run
+    suffix = Path(source.rstrip("/")).suffix.lower()
+    if suffix not in SLIDE_SUFFIXES and not (not is_url and Path(source).is_dir()):
+        return None
+    if suffix in OTHERS_READ_TOO or Path(source).is_dir():
+        return read_slide if _opens_as_slide(source) else None
+    return read_slide
+
+
+def _is_run_store(source: str) -> bool:
+    """A folder that ends like a result store and is a Zarr v3 group."""
+    folder = Path(source.rstrip("/"))
+    if not folder.name.lower().endswith(RUN_SUFFIX):
+        return False
+    attributes = folder / "zarr.json"
+    return attributes.is_file() and json.loads(attributes.read_text())["node_type"] == "group"
+
+
+def _opens_as_slide(source: str) -> bool:
+    """Open the slide to see; a plain photograph in a TIFF is left to other readers."""
+    from ..slides import open_slide
+
+    with open_slide(source) as slide:
+        pyramid = len(slide.levels) > 1
+        return pyramid or slide.mpp is not None or slide.backend != "tifffile"
+
+
+def read_slide(path: str | PathLike[str]) -> list[LayerData]:
+    """Open a slide as one multiscale layer in micrometres.
+
+    Without micrometres per pixel in the file the layer is in pixels, and a notice says where to
+    state them.
+
+    Raises
+    ------
+    SlideError
+        The slide cannot be opened or read.
+    """
+    from ..slides import open_slide
+
+    slide = open_slide(fspath(path))
+    if slide.mpp is None:
+        _notify(
+            f"{slide.name} does not say its micrometres per pixel, so it lies in pixels; state "
+            'them in the widget "Score slide", field "Micrometres per pixel".'
+        )
+    return [slide_layer_data(slide)]
+
+
+def read_run(path: str | PathLike[str]) -> list[LayerData]:
+    """Open a result store: its maps, over its slide where that can be found.
+
+    The slide's own layer comes first unless the current viewer shows it already.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read.
+    """
+    from ..errors import SlideError
+    from ..runs import ResultStore, Run
+    from .layers import layer_data
+    from .snapshot import RunFacts, Snapshot
+
+    # Not ``open_run``: a model is not needed, and the models' room takes seconds to import.
+    run = Run(ResultStore.open(Path(fspath(path))))
+    facts = RunFacts.of(run)
+    viewer = _current_viewer()
+    shown = None if viewer is None else find_slide_layer(viewer.layers, facts.source)
+    layers: list[LayerData] = []
+    if shown is None:
+        try:
+            layers.append(slide_layer_data(run.slide))
+        except SlideError as error:
+            _notify(f"The maps open without their slide: {error}")
+    placement = placement_on(shown, facts.grid.slide_mpp)
+    return [*layers, *layer_data(facts, Snapshot.of(run), placement)]
+
+
+def _current_viewer() -> Any:
+    from napari import current_viewer
+
+    return current_viewer()
+
+
+def _notify(message: str) -> None:
+    from napari.utils.notifications import show_info
+
+    show_info(message)

@@ -1,0 +1,264 @@
+"""From what the user chose to a run: the widget's work without the widget, and without Qt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import BadArgumentError, GridError, StoreMismatchError
+from ..geometry import Mpp, Region
+from ..tiles import TissueMask, TissueOptions
+from .drawings import LabelsDrawing
+from .settings import cache_folder
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+    from ..models import Model
+    from ..runs import Run
+    from ..slides import Slide
+
+__all__ = ["ModelChoice", "ScoreInputs", "TissueChoice", "plan_run", "result_folder"]
+
+MOST_STORES = 100
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model: the shipped one, a bundle, or an encoder and a head.
+
+    Attributes
+    ----------
+    kind
+        ``"demo"``, ``"bundle"`` or ``"parts"``.
+    path
+        The bundle (file or folder).
+    encoder, encoder_weights
+        Name of the network; ``"DEFAULT"``, a file, or None for seeded random weights.
+    head, head_weights
+        Name of the MIL architecture; a state-dict file, or None for seeded random weights.
+    classes
+        Class names of the head.
+    tile_px, mpp
+        Edge of a tile in pixels, at this many micrometres per pixel.
+    """
+
+    kind: str = "demo"
+    path: Path | None = None
+    encoder: str = "resnet50"
+    encoder_weights: str | None = "DEFAULT"
+    head: str = "abmil"
+    head_weights: Path | None = None
+    classes: tuple[str, ...] = ("normal", "tumor")
+    tile_px: int = 224
+    mpp: float = 0.5
+
+
+@dataclass(frozen=True)
+class TissueChoice:
+    """Which tiles make up the bag: an automatic mask, none, or one drawn by the user.
+
+    Attributes
+    ----------
+    options
+        Method and smallest share of tissue in a tile.
+    labels
+        A Labels layer in place of the automatic mask.
+    polygons
+        Outlines in level-0 pixels, x and y as shapely has them (from a Shapes layer).
+    """
+
+    options: TissueOptions = field(default_factory=TissueOptions)
+    labels: LabelsDrawing | None = None
+    polygons: tuple[BaseGeometry, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreInputs:
+    """Everything *Score* needs.
+
+    Attributes
+    ----------
+    source, name
+        The slide's path or URL, and its name.
+    mpp
+        Micrometres per pixel stated by the user, where the slide does not say.
+    model, tissue
+        See there.
+    region
+        Score only the blocks that touch this rectangle or these outlines; None for all.
+    precision, device
+        As ``score`` takes them.
+    folder
+        Where the result store goes; None: beside the slide, else the cache folder.
+    view
+        What the user looks at; scored first.
+    """
+
+    source: str
+    name: str
+    mpp: float | Mpp | None = None
+    model: ModelChoice = ModelChoice()
+    tissue: TissueChoice = TissueChoice()
+    region: Region | tuple[BaseGeometry, ...] | None = None
+    precision: str = "auto"
+    device: str = "auto"
+    folder: Path | None = None
+    view: Region | None = None
+
+
+def plan_run(inputs: ScoreInputs) -> Generator[str, None, Run]:
+    """Open slide and model, find tissue, and plan the run; says what it does meanwhile.
+
+    Yields
+    ------
+    str
+        What comes next, in words.
+
+    Returns
+    -------
+    Run
+        Ready to be iterated; complete already where a matching store was found.
+
+    Raises
+    ------
+    WsiXaiError
+        Anything of the error tree; its message is for the user.
+    """
+    from ..slides import open_slide
+
+    yield "Opening the slide"
+    slide = open_slide(inputs.source, mpp=inputs.mpp)
+    slide.require_mpp()
+    yield "Loading the model"
+    model = load_choice(inputs.model)
+    yield "Finding tissue"
+    run = _open_or_begin(inputs, slide, model, _tissue_mask(inputs.tissue, slide))
+    if inputs.region is not None and not isinstance(inputs.region, Region):
+        run = _only_blocks_under(run, inputs.region)
+    run.focus(inputs.view)
+    return run
+
+
+def load_choice(choice: ModelChoice) -> Model:
+    """The model that was chosen.
+
+    Raises
+    ------
+    BadArgumentError
+        No bundle was chosen, or its parts do not fit.
+    ModelError
+        It cannot be loaded.
+    """
+    from ..models import load_model
+
+    if choice.kind == "demo":
+        from ..demo import demo_model_path
+
+        return load_model(demo_model_path())
+    if choice.kind == "bundle":
+        if choice.path is None:
+            raise BadArgumentError("no model was chosen: choose a bundle file or folder.")
+        return load_model(choice.path)
+    return _model_of_parts(choice)
+
+
+def _model_of_parts(choice: ModelChoice) -> Model:
+    from dataclasses import replace
+
+    from ..models import build_encoder, build_model
+    from ..models.encoders.loading import load_weights
+    from ..models.tensor_files import read_state_dict
+
+    encoder = build_encoder(choice.encoder, weights=choice.encoder_weights)
+    model = build_model(
+        encoder, choice.head, choice.classes, tile_px=choice.tile_px, mpp=choice.mpp
+    )
+    if choice.head_weights is None:
+        return model
+    path = choice.head_weights
+    load_weights(model.mil, read_state_dict(path), path.name)
+    # Made again, because the content hash is taken when a model is made.
+    return replace(model, name=f"{choice.encoder}-{path.stem}", metadata={"trained": True})
+
+
+def _tissue_mask(choice: TissueChoice, slide: Slide) -> TissueMask | None:
+    """The mask, made once: several stores may be tried with it. None where every tile counts."""
+    from ..runs.score import mask_of_polygons
+    from ..tiles import tissue_mask
+
+    if choice.labels is not None:
+        return choice.labels.mask()
+    if choice.polygons:
+        return mask_of_polygons(slide, choice.polygons)
+    return None if choice.options.method == "none" else tissue_mask(slide, choice.options)
+
+
+def _open_or_begin(inputs: ScoreInputs, slide: Slide, model: Model, mask: TissueMask | None) -> Run:
+    """The run in the first store that is free or holds the same work."""
+    from ..runs import score
+
+    options = inputs.tissue.options
+    for path in _stores(result_folder(inputs), inputs.name):
+        try:
+            return score(
+                slide,
+                model,
+                path,
+                tissue=options if mask is None else mask,
+                min_tissue=options.min_fraction,
+                region=inputs.region if isinstance(inputs.region, Region) else None,
+                precision=inputs.precision,
+                device=inputs.device,
+            )
+        except StoreMismatchError:
+            continue
+    raise StoreMismatchError(
+        f"{result_folder(inputs)} holds {MOST_STORES} other results of {inputs.name}: choose "
+        "another output folder or delete some."
+    )
+
+
+def _stores(folder: Path, name: str) -> Iterator[Path]:
+    """Names for the store: plain, then numbered, for other models and settings."""
+    yield folder / f"{name}.wsixai.zarr"
+    for number in range(2, MOST_STORES + 1):
+        yield folder / f"{name}-{number}.wsixai.zarr"
+
+
+def result_folder(inputs: ScoreInputs) -> Path:
+    """Where the result store goes: as chosen, else beside the slide, else the cache folder."""
+    if inputs.folder is not None:
+        inputs.folder.mkdir(parents=True, exist_ok=True)
+        return inputs.folder
+    if "://" not in inputs.source:
+        beside = Path(inputs.source).resolve().parent
+        if os.access(beside, os.W_OK):
+            return beside
+    folder = cache_folder() / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _only_blocks_under(run: Run, outlines: tuple[BaseGeometry, ...]) -> Run:
+    """The same run, of the blocks that touch the outlines (level-0 pixels, x and y)."""
+    import shapely
+
+    from ..runs import Run as RunOfBlocks
+
+    assert run.plan is not None
+    wanted = shapely.union_all(np.asarray(outlines, dtype=object))
+    blocks = []
+    for block in run.plan.blocks:
+        rows, cols = run.plan.window(block)
+        box = run.grid.region_of((rows.start, rows.stop), (cols.start, cols.stop))
+        if wanted.intersects(shapely.box(box.x, box.y, box.x + box.width, box.y + box.height)):
+            blocks.append(block)
+    if not blocks:
+        raise GridError("there is no tissue tile under the selected shapes: choose others.")
+    return RunOfBlocks(run.store, run.plan, run.head, run.slide, tuple(blocks))

@@ -1,0 +1,88 @@
+"""Texts of the widget *Score slide*: what it says of progress and of results. No Qt here."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...runs import Progress
+    from ..snapshot import Snapshot
+
+__all__ = ["duration", "note_text", "progress_text", "result_html"]
+
+BAR_PX = 110
+
+
+def duration(seconds: float) -> str:
+    """``"22 s"``, ``"3 min 10 s"`` or ``"2 h 05 min"``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def progress_text(progress: Progress) -> str:
+    """``"312 of 1,204 tiles · 41 tiles/s (reading 12 %) · 22 s left"``."""
+    parts = [f"{progress.tiles_done:,} of {progress.tiles_total:,} tiles"]
+    if progress.tiles_per_s:
+        rate = progress.tiles_per_s
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+        parts.append(f"{speed} tiles/s (reading {progress.read_share:.0%})".replace("%", " %"))
+    if progress.eta_s is not None and progress.tiles_done < progress.tiles_total:
+        parts.append(f"{duration(progress.eta_s)} left")
+    if progress.tiles_done == 0:
+        parts.append(progress.message)
+    return " · ".join(parts)
+
+
+def percent(probability: float) -> str:
+    """``"93 %"``; never a rounded 0 % or 100 % for what is not."""
+    if 0 < probability < 0.005:
+        return "under 1 %"
+    if 0.995 < probability < 1:
+        return "over 99 %"
+    return f"{probability * 100:.0f} %"
+
+
+def result_html(snapshot: Snapshot, accent: str, quiet: str) -> str:
+    """The slide's class probabilities, most probable first, with bars.
+
+    Parameters
+    ----------
+    snapshot
+        The run.
+    accent, quiet
+        Colours (``"#rrggbb"``) of the leading class's bar and of the others.
+    """
+    ranked = sorted(snapshot.probabilities.items(), key=lambda item: -item[1])
+    rows = []
+    for place, (name, probability) in enumerate(ranked):
+        width = max(1, round(BAR_PX * probability))
+        colour = accent if place == 0 else quiet
+        weight = "600" if place == 0 else "400"
+        rows.append(
+            f"<tr><td style='font-weight:{weight}; padding-right:8px'>{escape(name)}</td>"
+            f"<td align='right' style='font-weight:{weight}; padding-right:8px'>"
+            f"{percent(probability)}</td>"
+            f"<td><table cellspacing='0' cellpadding='0'><tr><td width='{width}' height='9' "
+            f"bgcolor='{colour}' style='font-size:4px'>&nbsp;</td></tr></table></td></tr>"
+        )
+    standing = escape(snapshot.standing)
+    if not snapshot.complete:
+        standing = f"<i>{standing}</i>"
+    if snapshot.failed:
+        tiles = "tile" if snapshot.failed == 1 else "tiles"
+        standing += f" · {snapshot.failed:,} {tiles} could not be read"
+    return f"<table cellspacing='0' cellpadding='2'>{''.join(rows)}</table>{standing}"
+
+
+def note_text(loaded: bool, cancelled: bool, note: str) -> str:
+    """How a run ended, in a sentence."""
+    if loaded:
+        return "A finished result was found and loaded; nothing was computed."
+    if cancelled:
+        return "Cancelled. What is done is kept: Score goes on from there."
+    return f"Done. {note}".strip()
