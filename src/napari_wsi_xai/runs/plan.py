@@ -60,7 +60,7 @@ class RunPlan:
     precision, engine, device
         As :meth:`Encoder.prepare` takes them; resolved, so that every worker does the same.
     batch_size
-        Tiles per forward pass; cancelling acts between two of them.
+        Most tiles per call of the encoder; cancelling acts between two calls.
     """
 
     source: str

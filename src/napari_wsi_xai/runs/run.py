@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,10 @@ from napari_wsi_xai.runs.local import BlockQueue, run_locally
 from napari_wsi_xai.runs.maps import maps_from_output
 from napari_wsi_xai.runs.plan import Block, RunPlan
 from napari_wsi_xai.runs.progress import Progress, ProgressMeter
+from napari_wsi_xai.runs.settle import settle_engine
 from napari_wsi_xai.runs.store import ResultStore
 from napari_wsi_xai.slides import Slide, open_slide
-from napari_wsi_xai.tiles import TileGrid, read_tiles
+from napari_wsi_xai.tiles import TileGrid
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from napari_wsi_xai.models import Engine, MILModel, MILOutput, Model
 
 __all__ = ["Run", "open_run"]
-
-SAMPLE_TILES = 16
-"""Tiles on which a half-precision engine checks itself."""
 
 
 class Run:
@@ -202,45 +199,10 @@ class Run:
             self._queue = None
 
     def prepare(self) -> None:
-        """Build the engine, and settle the precision where it is ``auto``.
-
-        A resumed run keeps the precision and engine that its first blocks were made with.
-        """
-        if self.plan is None or self._engine is not None:
-            return
-        settled = self.store.attributes.get("engine")
-        plan = self.plan
-        if settled:
-            plan = replace(plan, precision=settled["precision"], engine=settled["engine"])
-        self._engine = plan.encoder.prepare(
-            precision=plan.precision,
-            device=plan.device,
-            engine=plan.engine,
-            sample=self._sample() if plan.precision == "auto" else None,
-            batch_size=plan.batch_size,
-        )
-        engine = self._engine
-        self.note = engine.note
-        self.plan = replace(plan, precision=engine.precision, engine=engine.engine)
-        if not settled:
-            self.store.update_attributes(
-                engine={"precision": engine.precision, "engine": engine.engine}
-            )
-
-    def _sample(self) -> NDArray[np.uint8]:
-        """A few tissue tiles spread evenly over the slide; unreadable ones make it shorter."""
-        from napari_wsi_xai.errors import SlideReadError
-
-        index = self.grid.indices(self.tissue)
-        spread = index[np.linspace(0, len(index) - 1, min(SAMPLE_TILES, len(index))).astype(int)]
-        tiles = []
-        for one in np.unique(spread, axis=0):
-            try:
-                tiles.append(read_tiles(self.slide, self.grid, one[None]))
-            except SlideReadError:
-                continue
-        edge = self.grid.tile_px
-        return np.concatenate(tiles) if tiles else np.empty((0, edge, edge, 3), dtype=np.uint8)
+        """Build the engine, and settle the precision where it is ``auto``."""
+        if self.plan is not None and self._engine is None:
+            self.plan, self._engine = settle_engine(self.plan, self.store, self.slide)
+            self.note = self._engine.note
 
     def _todo(self) -> list[Block]:
         assert self.plan is not None

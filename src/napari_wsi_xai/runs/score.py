@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_wsi_xai.annotations import rasterise, read_geojson
-from napari_wsi_xai.errors import BadArgumentError, GridError
+from napari_wsi_xai.errors import BadArgumentError, GridError, StoreMismatchError
 from napari_wsi_xai.geometry import Mpp, Region
 from napari_wsi_xai.runs.plan import Block, RunPlan
 from napari_wsi_xai.runs.run import Run
 from napari_wsi_xai.runs.store import ResultStore
 from napari_wsi_xai.slides import Slide, open_slide
-from napari_wsi_xai.tiles import Tissue, TissueMask, TissueOptions, tile_grid, tissue_tiles
+from napari_wsi_xai.tiles import (
+    TileGrid,
+    Tissue,
+    TissueMask,
+    TissueOptions,
+    tile_grid,
+    tissue_tiles,
+)
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -126,12 +134,10 @@ def _check(block_tiles: int, batch_size: int, feature_dtype: str) -> None:
 
 
 def _find_tissue(
-    slide: Slide, grid: Any, source: TissueSource | None, min_tissue: float | None
+    slide: Slide, grid: TileGrid, source: TissueSource | None, min_tissue: float | None
 ) -> Tissue:
     options = source if isinstance(source, TissueOptions) else TissueOptions()
     if min_tissue is not None:
-        from dataclasses import replace
-
         options = replace(options, min_fraction=min_tissue)
     if source is None or isinstance(source, TissueOptions):
         return tissue_tiles(slide, grid, options)
@@ -216,8 +222,6 @@ def _versions() -> dict[str, str]:
 
 def _require_settled(store: ResultStore, precision: str, engine: str) -> None:
     """A store keeps the precision and engine its first blocks were made with."""
-    from napari_wsi_xai.errors import StoreMismatchError
-
     settled = store.attributes.get("engine") or {}
     for name, wanted in (("precision", precision), ("engine", engine)):
         if settled and wanted not in ("auto", settled[name]):
