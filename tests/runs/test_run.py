@@ -277,3 +277,14 @@ def test_top_tiles_are_the_highest(textured_slide, tiny_model):
         assert values[tile.row, tile.column] == np.float32(tile.score)
         corner = run.grid.origins_level0([[tile.row, tile.column]])[0]
         assert (tile.y_level0, tile.x_level0) == tuple(corner)
+
+
+def test_other_processes_compute_the_same_blocks(tmp_path, textured_slide, tiny_model):
+    """dask runs blocks in worker processes, which reopen slide, model and store themselves."""
+    bundle = save_model(tiny_model, tmp_path / "model")
+    out = tmp_path / "far.wsixai.zarr"
+    run = score(textured_slide, bundle, out, **FAST)
+    far = run.features.compute(scheduler="processes", num_workers=2)
+    assert set(run.plan.blocks) == run.store.blocks_done()
+    near = score(textured_slide, bundle, **FAST).compute()
+    np.testing.assert_array_equal(far, near.features.compute())
