@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 
 import dask.array as da
+import numpy as np
 
 from napari_wsi_xai import load_model, open_slide, score
 
@@ -29,7 +30,8 @@ def main() -> None:
 
         rows, cols = features.chunks[0][0], features.chunks[1][0]
         corner = features[:rows, :cols].compute()  # encodes the first block of tiles, no other
-        print(f"first block {corner.shape}, {run.done} of {run.total} tissue tiles computed")
+        tiles = int(np.isfinite(corner[..., 0]).sum())
+        print(f"first block {corner.shape}: {tiles} of {run.total} tissue tiles computed")
 
         mean = da.nanmean(features.reshape(-1, features.shape[-1]), axis=0).compute()
         print(f"mean descriptor of {run.total} tissue tiles: {mean[:4].round(3)} ...")

@@ -58,6 +58,6 @@ def test_dask_features(slide, model):
     features = run.features.compute()
     mean = np.nanmean(features.reshape(-1, features.shape[-1]), axis=0)
     assert f"features {features.shape}" in out
-    assert f" 64 of {run.total} tissue tiles computed" in out
+    assert f": 64 of {run.total} tissue tiles computed" in out
     printed = [float(v) for v in out[out.rindex("[") + 1 : out.rindex("]")].split()]
     np.testing.assert_allclose(printed, mean[:4], atol=1e-3)

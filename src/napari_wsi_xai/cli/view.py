@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from napari_wsi_xai.cli import app
-from napari_wsi_xai.errors import BadArgumentError, MissingExtraError, WsiXaiError
+from napari_wsi_xai.errors import MissingExtraError, WsiXaiError
 
 __all__ = ["open_window", "view"]
 
@@ -33,17 +33,20 @@ def open_window(paths: list[str]) -> None:
         A path cannot be opened, Qt is not installed, or there is no display. Nothing is shown
         then.
     """
-    from napari_wsi_xai.viewer.reader import get_reader
+    from napari_wsi_xai.viewer.layers import add_layer_data
+    from napari_wsi_xai.viewer.reader import get_reader, read_slide
 
     _require_window()
-    for path in paths:
-        if get_reader(path) is None:
-            _explain(path)
+    # What is asked for by name is a slide, also where the reader would leave a file to others.
+    readers = [get_reader(path) or read_slide for path in paths]
+    for path, reader in zip(paths, readers, strict=True):
+        _require_readable(path, is_slide=reader is read_slide)
     import napari
 
     viewer = napari.Viewer()
-    for path in paths:
-        viewer.open(path, plugin="napari-wsi-xai")
+    for path, reader in zip(paths, readers, strict=True):
+        for data in reader(path):
+            add_layer_data(viewer, data)
     napari.run()
 
 
@@ -64,9 +67,12 @@ def _require_window() -> None:
         )
 
 
-def _explain(path: str) -> None:
-    """Raise what keeps a path from being opened as a slide."""
+def _require_readable(path: str, is_slide: bool) -> None:
+    """Open a path and close it again: the place to complain is here, not in an empty window."""
+    from napari_wsi_xai.runs import open_run
     from napari_wsi_xai.slides import open_slide
 
-    open_slide(path).close()
-    raise BadArgumentError(f"{path} is neither a slide nor a result store that can be shown.")
+    if is_slide:
+        open_slide(path).close()
+    else:
+        open_run(path)

@@ -1,0 +1,53 @@
+"""The command ``view``, up to the point where the window would stay open."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def viewer(make_napari_viewer_proxy, monkeypatch):
+    """The viewer that the command gets instead of a new one."""
+    import napari
+
+    made = make_napari_viewer_proxy()
+    monkeypatch.setattr(napari, "Viewer", lambda: made)
+    monkeypatch.setattr(napari, "run", lambda: None)
+    return made
+
+
+def test_slides_and_runs_open_as_layers(cli, viewer, shared_data, bundle, tmp_path):
+    slide = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    scored = cli("score", slide, "--model", bundle, "--out", tmp_path, "--json")
+    store = scored.json["results"][0]["store"]
+    result = cli("view", slide, store)
+    assert result.status == 0, result.err
+    assert viewer.layers[0].multiscale
+    maps = [layer for layer in viewer.layers[1:] if layer.name.startswith("CMU-1-Small-Region")]
+    assert len(maps) >= 2
+    assert len([layer for layer in viewer.layers if getattr(layer, "multiscale", False)]) == 1
+
+
+@pytest.mark.parametrize("name", ["a.svs", "a.wsixai.zarr", "a.png"])
+def test_what_cannot_be_shown_opens_no_window(cli, slide, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("napari.Viewer", lambda: pytest.fail("a window was opened"))
+    (tmp_path / name).write_text("no slide")
+    result = cli("view", slide, tmp_path / name)
+    assert result.status == 1
+    assert name in result.error
+
+
+def test_no_display(cli, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    result = cli("view", "a.svs")
+    assert result.status == 1
+    assert "display" in result.error
+
+
+def test_no_qt(cli, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "qtpy", None)
+    result = cli("view", "a.svs")
+    assert result.status == 1
+    assert 'pip install "napari-wsi-xai[all]"' in result.error
