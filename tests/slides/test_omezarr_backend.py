@@ -6,6 +6,7 @@ import http.server
 import itertools
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,18 +202,26 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def served(slides: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@contextmanager
+def serving(folder: Path, handler: type[Quiet], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(Quiet, directory=str(slides))
+        ("127.0.0.1", 0), partial(handler, directory=str(folder))
     )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def served(slides: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with serving(slides, Quiet, monkeypatch) as host:
+        yield host
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -233,6 +242,48 @@ def test_no_image_at_the_url(served: str, path: str) -> None:
     with pytest.raises(SlideNotFoundError, match="check the URL") as error:
         open_slide(f"{served}/{path}")
     assert "\n" not in str(error.value)
+
+
+class Bucket(Quiet):
+    """The part of the S3 protocol that reading needs: HEAD, GET, and errors and lists as XML."""
+
+    def translate_path(self, path: str) -> str:
+        return super().translate_path(path.replace("/bucket/", "/"))
+
+    def _xml(self, code: int, text: str) -> None:
+        body = f'<?xml version="1.0"?>{text}'.encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def send_error(self, code: int, *_: object, **__: object) -> None:
+        self._xml(code, "<Error><Code>NoSuchKey</Code><Message>none</Message></Error>")
+
+    def do_GET(self) -> None:
+        if "list-type" in self.path:
+            self._xml(200, "<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
+        else:
+            super().do_GET()
+
+
+def test_s3_public_bucket(slides: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials anywhere: read without signing."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    name = "CMU-1-Small-Region_v0.5.ome.zarr"
+    with serving(slides, Bucket, monkeypatch) as host:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", host)
+        with open_slide(f"s3://bucket/{name}") as slide, open_slide(slides / name) as local:
+            assert slide.fingerprint == local.fingerprint
+            assert slide.mpp == local.mpp
+        with pytest.raises(SlideNotFoundError, match="holds no OME-Zarr image"):
+            open_slide("s3://bucket/nothing.zarr")
 
 
 def test_server_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

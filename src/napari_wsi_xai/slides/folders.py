@@ -10,7 +10,7 @@ __all__ = ["dicom_slide", "is_dicom", "mrxs_of", "series_uid"]
 
 # Tag (0020,000E) SeriesInstanceUID, explicit little-endian VR "UI", then a 2-byte length.
 SERIES_TAG = b"\x20\x00\x0e\x00UI"
-HEADER_BYTES = 256 * 1024
+HEADER_BYTES = 32 * 1024
 
 
 def is_dicom(path: Path) -> bool:

@@ -78,11 +78,8 @@ def _store(url: str, scheme: str, anonymous: bool) -> Store:
 
     options: dict[str, Any]
     if scheme == "s3":
-        config = {
-            "connect_timeout": CONNECT_S,
-            "read_timeout": READ_S,
-            "retries": {"total_max_attempts": 2},
-        }
+        once = {"total_max_attempts": 1}
+        config = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": once}
         options = {"anon": anonymous, "config_kwargs": config}
     else:
         import aiohttp
@@ -90,7 +87,10 @@ def _store(url: str, scheme: str, anonymous: bool) -> Store:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
         # trust_env: hospital networks reach the outside through a proxy named there.
         options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
-    return FsspecStore.from_url(url.rstrip("/"), storage_options=options, read_only=True)
+    store = FsspecStore.from_url(url.rstrip("/"), storage_options=options, read_only=True)
+    if scheme == "s3":
+        store.fs.retries = 2  # its default of 5 waits most of a minute for a silent host
+    return store
 
 
 def _open_image(store: Store) -> OmeZarrBackend:
