@@ -80,12 +80,16 @@ def mpp_from_user(mpp: float | Sequence[float]) -> Mpp:
 
 
 def mpp_from_file(y_um: float | None, x_um: float | None) -> Mpp | None:
-    """Pair of positive finite numbers, or ``None`` where either is missing or meaningless."""
+    """Pair of positive finite numbers, or ``None`` where either is missing or meaningless.
+
+    Rounded to nine digits: the forms of one slide write 0.499 in different ways, and their grids
+    are to be equal, not nearly so.
+    """
     if y_um is None or x_um is None:
         return None
     if not all(math.isfinite(v) and v > 0 for v in (y_um, x_um)):
         return None
-    return y_um, x_um
+    return float(f"{y_um:.9g}"), float(f"{x_um:.9g}")
 
 
 def mpp_from_resolution(
