@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
     from napari_wsi_xai.slides import Slide
     from napari_wsi_xai.tiles import TileGrid
@@ -39,7 +40,7 @@ OVERSAMPLE = 2  # everything is drawn this much larger, then reduced: smooth lin
 GAP_PX = 24
 HEAD_PX = 66
 FOOT_PX = 92
-OPACITY = 0.72
+OPACITY = 0.64
 INK = (32, 32, 36)
 
 Bytes = NDArray[np.uint8]
@@ -51,7 +52,7 @@ def score_colours(values: ArrayLike, limits: tuple[float, float]) -> Bytes:
     steps = np.linspace(0, 1, len(VIRIDIS))
     t = np.clip((np.asarray(values, dtype=np.float64) - low) / max(high - low, 1e-12), 0, 1)
     channels = [np.interp(t, steps, column) for column in np.array(VIRIDIS, dtype=float).T]
-    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    return np.asarray(np.rint(np.stack(channels, axis=-1)), dtype=np.uint8)
 
 
 def draw_overview(
@@ -114,10 +115,10 @@ def _save(image: Image, path: Path) -> None:
     unfinished.replace(path)
 
 
-def _font(size: int) -> object:
-    from PIL import ImageFont
+def _font(size: int) -> FreeTypeFont | ImageFont:
+    from PIL.ImageFont import load_default
 
-    return ImageFont.load_default(size=size * OVERSAMPLE)
+    return load_default(size=size * OVERSAMPLE)
 
 
 def _thumbnail(slide: Slide, longest_px: int) -> tuple[Bytes, float]:
@@ -128,7 +129,8 @@ def _thumbnail(slide: Slide, longest_px: int) -> tuple[Bytes, float]:
     scale = max(height, width) / longest_px
     fine = [n for n, downsample in enumerate(slide.downsamples) if downsample <= scale * 1.01]
     level = fine[-1] if fine else 0
-    pixels = slide.read_region((0, 0), slide.levels[level].shape[:2], level=level)
+    rows, columns = slide.levels[level].shape[:2]
+    pixels = slide.read_region((0, 0), (rows, columns), level=level)
     size = (round(width / scale), round(height / scale))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)), scale
 
@@ -152,13 +154,13 @@ def _overlaid(
     shown = np.isfinite(values)
     colours = score_colours(values[shown], limits)
     panel[shown] = (1 - OPACITY) * panel[shown] + OPACITY * colours
-    return np.rint(panel).astype(np.uint8)
+    return np.asarray(np.rint(panel), dtype=np.uint8)
 
 
 def _tile_of(length: int, scale: float, origin: float, stride: float) -> NDArray[np.intp]:
     """Tile row (or column) under the middle of each pixel."""
     level0 = (np.arange(length) + 0.5) * scale
-    return np.floor((level0 - origin) / stride).astype(np.intp)
+    return np.asarray(np.floor((level0 - origin) / stride), dtype=np.intp)
 
 
 def _outlines(
@@ -179,7 +181,7 @@ def _scale_bar(pen: ImageDraw, um_per_px: float, width: int, corner: tuple[int, 
     x, y, s = *corner, OVERSAMPLE
     end = x + length_um / um_per_px
     pen.rectangle((x, y, end, y + 5 * s), fill=INK)
-    label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    label = f"{length_um / 1000:g} mm"  # the built-in font has no micro sign
     pen.text((x, y + 14 * s), label, fill=INK, font=_font(18), anchor="lt")
     key = "outlined: ground truth"
     pen.line((end + 40 * s, y + 3 * s, end + 70 * s, y + 3 * s), fill=INK, width=2 * s)

@@ -28,7 +28,7 @@ __all__ = ["Scene"]
 Floats = NDArray[np.float32]
 
 CLOUDS, EDGE, PATCHY, SPLIT, ADIPOCYTE, PLACE = range(3000, 3600, 100)
-PIECE_PX = 1024  # longest edge computed at once; bounds the memory of a large region
+PIECE_PX = 512  # longest edge computed at once: its fields fit into the cache
 FAR = 60.0  # px beyond which the distance to an object does not matter
 
 

@@ -147,7 +147,7 @@ def run_demo(
             run.grid,
             demo.truth,
             folder / OVERVIEW_NAME,
-            headings=("Procedural slide", f"Tile scores: tumor {run.probabilities['tumor']:.0%}"),
+            headings=("Slide", f"Tile scores (AUC {found.auc:.3f}), {_verdict(run)}"),
             legend=(f"tile score ({run.score_kind})", "low", "high"),
         )
         clock.lap("overview")
@@ -167,6 +167,10 @@ def run_demo(
         timings_s=clock.finish(),
         reused=tuple(reused),
     )
+
+
+def _verdict(run: Run) -> str:
+    return f"slide: {run.predicted}, p = {max(run.probabilities.values()):.2f}"
 
 
 class _Clock:

@@ -44,7 +44,8 @@ class TrainingOptions:
     slide_px
         Side of a training slide.
     bags, tiles
-        A step takes ``bags`` slides, half of them with tumour, and ``tiles`` random tiles of each.
+        A step takes ``bags`` slides, half of them with tumour, and at most ``tiles`` random tiles
+        of each. Fewer than a slide has would leave some tumour slides without a tumour tile.
     pooled_weight
         Weight of the loss on the pooled tile scores beside the one on the slide's logits.
     sharpness
@@ -53,10 +54,10 @@ class TrainingOptions:
 
     seed: int = 0
     slide_px: int = 3000
-    epochs: int = 20
-    bags: int = 4
-    tiles: int = 24
-    learning_rate: float = 2e-3
+    epochs: int = 8
+    bags: int = 2
+    tiles: int = 96
+    learning_rate: float = 1.5e-3
     weight_decay: float = 1e-2
     hidden: int = 64
     dropout: float = 0.25
