@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.errors import BadArgumentError, ModelError
 
 __all__ = ["Engine"]
+
+T = TypeVar("T")
+_NICENESS = 10
 
 
 class Engine(ABC):
@@ -28,6 +36,8 @@ class Engine(ABC):
         What runs where, and in which numbers.
     batch_size
         Tiles a batch.
+    background
+        Whether to compute at lower scheduling priority (Linux), so that a window stays responsive.
 
     Attributes
     ----------
@@ -45,7 +55,15 @@ class Engine(ABC):
         ``None`` where nothing was checked.
     """
 
-    def __init__(self, dim: int, engine: str, device: str, precision: str, batch_size: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        engine: str,
+        device: str,
+        precision: str,
+        batch_size: int,
+        background: bool = False,
+    ) -> None:
         self.dim = dim
         self.engine = engine
         self.device = device
@@ -54,6 +72,9 @@ class Engine(ABC):
         self.note = ""
         self.cosine: float | None = None
         self._lock = threading.Lock()
+        # Threads inherit the priority of the thread that starts them, so everything that makes
+        # inference threads has to happen on one that lowered its own.
+        self._quiet = ThreadPoolExecutor(1, "encoder", _lower_priority) if background else None
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Descriptors of tiles.
@@ -73,7 +94,8 @@ class Engine(ABC):
         BadArgumentError
             The array has another shape or type.
         ModelError
-            The network cannot run on tiles of this size.
+            The network cannot run on tiles of this size, not even a single tile fits into the
+            device's memory, or float16 overflows.
         """
         if tiles.ndim != 4 or tiles.shape[-1] != 3 or tiles.dtype != np.uint8:
             raise BadArgumentError(
@@ -81,24 +103,36 @@ class Engine(ABC):
                 "(n, height, width, 3) uint8 is needed."
             )
         out = np.empty((len(tiles), self.dim), dtype=np.float32)
-        with self._lock:
-            self._encode_into(np.ascontiguousarray(tiles), out)
+        if len(tiles):
+            with self._lock:
+                self._quietly(lambda: self._encode_into(np.ascontiguousarray(tiles), out))
+        if self.precision == "float16" and not np.isfinite(out).all():
+            raise ModelError(
+                "float16 overflows in this encoder (largest finite value 65504): use bfloat16 or "
+                "float32."
+            )
         return out
 
-    def _encode_into(self, tiles: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-        for start in range(0, len(tiles), self.batch_size):
-            batch = tiles[start : start + self.batch_size]
-            out[start : start + len(batch)] = self._run(self._filled(batch))[: len(batch)]
-
-    def _filled(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        missing = self.batch_size - len(batch)
-        if not missing:
-            return batch
-        return np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), dtype=np.uint8)])
+    def _quietly(self, work: Callable[[], T]) -> T:
+        return work() if self._quiet is None else self._quiet.submit(work).result()
 
     @abstractmethod
-    def _run(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Descriptors of one full batch."""
+    def _encode_into(self, tiles: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+        """Write descriptors of at least one tile into ``out``."""
 
     def __repr__(self) -> str:
         return f"Engine({self.engine}, {self.device}, {self.precision}; {self.note})"
+
+
+def filled(batch: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The batch with black tiles behind it, up to ``size``."""
+    missing = size - len(batch)
+    if not missing:
+        return batch
+    return np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), dtype=np.uint8)])
+
+
+def _lower_priority() -> None:
+    # Elsewhere a priority belongs to the whole process, which must keep its own.
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -124,6 +124,7 @@ class Encoder:
         engine: str = "auto",
         sample: NDArray[np.uint8] | None = None,
         batch_size: int = 64,
+        background: bool = False,
     ) -> Engine:
         """Make the encoder ready to run fast on one device.
 
@@ -142,6 +143,9 @@ class Encoder:
             chosen by ``"auto"``.
         batch_size
             The most tiles that one call to the network may hold.
+        background
+            Whether to compute at lower scheduling priority (Linux), so that a window stays
+            responsive.
 
         Raises
         ------
@@ -152,7 +156,7 @@ class Encoder:
         """
         from napari_wsi_xai.models.precision import prepare_engine
 
-        return prepare_engine(self, precision, device, engine, sample, batch_size)
+        return prepare_engine(self, precision, device, engine, sample, batch_size, background)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.rebuildable:
