@@ -21,31 +21,45 @@ BLUE, LIGHT, ORANGE = (0.03, 0.20, 0.42), (0.97, 0.96, 0.93), (0.72, 0.26, 0.02)
 """Ends and middle of the diverging map, sRGB; both ends equally far from the middle."""
 
 CLASS_COLOURS = (
-    (0.94, 0.89, 0.26),
-    (0.80, 0.47, 0.65),
-    (0.0, 0.62, 0.45),
-    (0.34, 0.71, 0.91),
-    (0.90, 0.62, 0.0),
-    (0.0, 0.45, 0.70),
+    (0.00, 0.90, 1.00),
+    (1.00, 0.05, 0.55),
+    (1.00, 1.00, 1.00),
+    (0.55, 1.00, 0.20),
+    (0.00, 0.00, 0.00),
+    (1.00, 0.75, 0.00),
 )
-"""Okabe and Ito's palette, told apart with every common kind of colour blindness."""
+"""Of frames: rare in maps and in H&E, and of different lightness, for colour-blind eyes."""
+
+
+FAINTEST = 0.3
+"""Opacity where a map has little to say: the tissue shows through."""
 
 
 @lru_cache(maxsize=1)
 def diverging() -> Colormap:
-    """Blue, light, orange; even steps in Oklab, so that equal differences look equal."""
+    """Blue, light, orange; even steps in Oklab, so that equal differences look equal.
+
+    The further from the middle, the more opaque.
+    """
     from napari.utils.colormaps import Colormap
 
     low, middle, high = (_to_oklab(np.asarray(c)) for c in (BLUE, LIGHT, ORANGE))
     steps = np.linspace(0, 1, 65)[:, None]
     half = [a + (b - a) * steps for a, b in ((low, middle), (middle, high))]
     colours = _from_oklab(np.concatenate([half[0], half[1][1:]]))
-    return Colormap(colours, name="wsi-xai diverging", display_name="blue-orange")
+    alpha = FAINTEST + (1 - FAINTEST) * np.abs(np.linspace(-1, 1, len(colours)))
+    rgba = np.column_stack([colours, alpha])
+    return Colormap(rgba, name="wsi-xai diverging", display_name="blue-orange")
 
 
-def sequential() -> str:
-    """Name of napari's viridis."""
-    return "viridis"
+@lru_cache(maxsize=1)
+def sequential() -> Colormap:
+    """Viridis, the more opaque the higher the value."""
+    from napari.utils.colormaps import Colormap, ensure_colormap
+
+    rgba = np.array(ensure_colormap("viridis").colors, dtype=float)
+    rgba[:, 3] = np.linspace(FAINTEST, 1, len(rgba))
+    return Colormap(rgba, name="wsi-xai sequential", display_name="viridis, faint to full")
 
 
 def class_colour(index: int) -> tuple[float, float, float]:
@@ -53,14 +67,18 @@ def class_colour(index: int) -> tuple[float, float, float]:
     return CLASS_COLOURS[index % len(CLASS_COLOURS)]
 
 
-def label_colours(class_of_label: dict[int, int]) -> DirectLabelColormap:
-    """Each label in the colour of its class, nothing where there is no label."""
+def label_colours(groups: int, per_group: int) -> DirectLabelColormap:
+    """Labels 1 to ``per_group`` in the first colour, the next as many in the second, and so on.
+
+    Fixed for all labels there can ever be: exchanging a colormap costs far more than new data.
+    """
     from napari.utils.colormaps import DirectLabelColormap
 
     clear = np.zeros(4, dtype=np.float32)
     colours: dict[int | None, NDArray[np.float32]] = {None: clear, 0: clear}
-    for label, index in class_of_label.items():
-        colours[label] = np.array([*class_colour(index), 1.0], dtype=np.float32)
+    for label in range(1, groups * per_group + 1):
+        colour = class_colour((label - 1) // per_group)
+        colours[label] = np.array([*colour, 1.0], dtype=np.float32)
     return DirectLabelColormap(color_dict=colours)
 
 

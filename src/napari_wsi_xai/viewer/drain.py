@@ -1,7 +1,8 @@
-"""The loop that works a run off in a background thread, told as a stream of events. No Qt here."""
+"""The loop that works a run off, told as a stream of picklable events. No Qt here."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -11,14 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RunError, WsiXaiError
-from .background import preload_torch
+from ..errors import MissingMppError, RunError, WsiXaiError
+from .background import import_engines, quiet_collector
 from .snapshot import RunFacts, Snapshot
 
 if TYPE_CHECKING:
+    from ..geometry import Region
     from ..runs import Progress, Run
 
-__all__ = ["CancelToken", "Event", "Failed", "Finished", "Planned", "Preparing", "Stepped", "drain"]
+__all__ = ["Event", "Failed", "Finished", "Planned", "Preparing", "RunControl", "Stepped", "drain"]
 
 MAPS_EVERY_S = 0.5
 """The MIL head runs again at most this often ..."""
@@ -41,9 +43,9 @@ class Preparing:
 class Planned:
     """The run is planned: its layers can be made, empty or as far as an earlier session got."""
 
-    run: Run
     facts: RunFacts
     snapshot: Snapshot
+    slide_shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class Failed:
 Event = Preparing | Planned | Stepped | Finished | Failed
 
 
-class CancelToken:
-    """Asks a run to stop, also before there is a run. Any thread may call."""
+class RunControl:
+    """Steers a run from any thread, also before there is one: stop it, or say what to do first."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -91,19 +93,24 @@ class CancelToken:
         return self._asked.is_set()
 
     def cancel(self) -> None:
-        """Ask to stop."""
+        """Ask to stop after the forward pass under way."""
         self._asked.set()
         if self._run is not None:
             self._run.cancel()
 
+    def focus(self, region_level0: Region | None) -> None:
+        """Do this rectangle of the slide first."""
+        if self._run is not None:
+            self._run.focus(region_level0)
+
     def attach(self, run: Run) -> None:
-        """Pass the request on to ``run``, also one made earlier."""
+        """Pass requests on to ``run``, also one to stop that came earlier."""
         self._run = run
         if self.asked:
             run.cancel()
 
 
-def drain(plan: Callable[[], Generator[str, None, Run]], token: CancelToken) -> Iterator[Event]:
+def drain(plan: Callable[[], Generator[str, None, Run]], control: RunControl) -> Iterator[Event]:
     """Plan a run and work it off.
 
     Errors end the stream with :class:`Failed`; nothing is raised, because napari would show a
@@ -113,30 +120,29 @@ def drain(plan: Callable[[], Generator[str, None, Run]], token: CancelToken) -> 
     ----------
     plan
         Generator function that yields messages and returns the run.
-    token
-        Stops the work at the next tile batch.
+    control
+        Steers the work.
     """
-    try:
-        yield Preparing("Starting")
-        preload_torch()
-        run = yield from _messages(plan(), token)
-        if run is None:
-            yield Finished(None, cancelled=True)
-            return
-        yield from _work_off(run, token)
-    except WsiXaiError as error:
-        yield Failed(_sentence(error), missing_mpp=type(error).__name__ == "MissingMppError")
-    except MemoryError:
-        yield Failed("not enough memory: close other programs, or choose a smaller region.")
-    except Exception as error:  # a fault of ours or of a library: still one sentence
-        import logging
-
-        logging.getLogger(__name__).exception("scoring failed")
-        yield Failed(f"unexpected {type(error).__name__}: {_sentence(error)}")
+    with quiet_collector():
+        try:
+            yield Preparing("Starting")
+            import_engines()
+            run = yield from _messages(plan(), control)
+            if run is None:
+                yield Finished(None, cancelled=True)
+                return
+            yield from _work_off(run, control)
+        except WsiXaiError as error:
+            yield Failed(_sentence(error), missing_mpp=isinstance(error, MissingMppError))
+        except MemoryError:
+            yield Failed("not enough memory: close other programs, or choose a smaller region.")
+        except Exception as error:  # a fault of ours or of a library: still one sentence
+            logging.getLogger(__name__).exception("scoring failed")
+            yield Failed(f"unexpected {type(error).__name__}: {_sentence(error)}")
 
 
 def _messages(
-    steps: Generator[str, None, Run], token: CancelToken
+    steps: Generator[str, None, Run], control: RunControl
 ) -> Generator[Event, None, Run | None]:
     """Pass the plan's messages on; None where it was cancelled meanwhile."""
     while True:
@@ -144,19 +150,19 @@ def _messages(
             message = next(steps)
         except StopIteration as end:
             run: Run = end.value
-            return None if token.asked else run
-        if token.asked:
+            return None if control.asked else run
+        if control.asked:
             steps.close()
             return None
         yield Preparing(message)
 
 
-def _work_off(run: Run, token: CancelToken) -> Iterator[Event]:
+def _work_off(run: Run, control: RunControl) -> Iterator[Event]:
     facts = RunFacts.of(run)
     finished = run.complete and bool(run.maps)
     if not finished and run.done:
         _update(run)
-    yield Planned(run, facts, _with_empty_maps(run))
+    yield Planned(facts, _with_empty_maps(run), run.slide.shape)
     if finished:
         yield Finished(Snapshot.of(run), cancelled=False, loaded=True, note=run.note)
         return
@@ -164,7 +170,7 @@ def _work_off(run: Run, token: CancelToken) -> Iterator[Event]:
     maps_due = time.monotonic() + MAPS_EVERY_S if run.maps else 0.0
     for progress in run:
         # Iterating forgets an earlier request to stop, so it is attached after the first step.
-        token.attach(run)
+        control.attach(run)
         now = time.monotonic()
         snapshot = None
         if progress.tiles_done > 0 and now >= maps_due and not run.complete:
@@ -175,9 +181,9 @@ def _work_off(run: Run, token: CancelToken) -> Iterator[Event]:
         if snapshot is not None or now - last_step >= STEPS_EVERY_S:
             last_step = now
             yield Stepped(progress, snapshot)
-    if token.asked and run.done:
+    if control.asked and run.done:
         _update(run)
-    yield Finished(Snapshot.of(run) if run.maps else None, cancelled=token.asked, note=run.note)
+    yield Finished(Snapshot.of(run) if run.maps else None, cancelled=control.asked, note=run.note)
 
 
 def _update(run: Run) -> Snapshot | None:

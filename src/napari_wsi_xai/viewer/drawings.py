@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,10 @@ class LabelsDrawing:
     array: Any
     origin_level0: tuple[float, float]
     pixel_size_level0: tuple[float, float]
+
+    def in_memory(self) -> LabelsDrawing:
+        """The same over a plain bool array; reads the array, so not for the main thread."""
+        return replace(self, array=np.asarray(self.array) > 0)
 
     def mask(self) -> TissueMask:
         """Every labelled pixel counts as tissue; reads the array, so not for the main thread."""

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from .colours import diverging, label_colours, sequential
 from .slide_layers import METADATA_KEY, LayerData, Placement, find_slide_layer, placement_on
-from .snapshot import METHOD_WORDS, RunFacts, Snapshot
+from .snapshot import (
+    METHOD_WORDS,
+    TOP_TILES,
+    RunFacts,
+    Snapshot,
+    frame_parts,
+    tile_scores,
+)
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -27,10 +34,11 @@ __all__ = [
     "map_name",
     "map_style",
     "run_layer_data",
+    "show_colour_bars",
     "update_layers",
 ]
 
-OPACITY = 0.6
+OPACITY = 0.7
 TOP_TILES_KEY = "top tiles"
 
 
@@ -150,13 +158,17 @@ def _image(
 
 
 def _top_tiles(facts: RunFacts, snapshot: Snapshot, where: dict[str, Any]) -> LayerData:
+    parts = frame_parts(facts.grid.shape)
+    scale, translate = np.asarray(where["scale"]), np.asarray(where["translate"])
     keywords = {
         "name": f"{facts.name} · top tiles",
         "features": snapshot.features,
-        "colormap": label_colours(snapshot.class_of_label),
-        "opacity": 0.85,
+        "colormap": label_colours(len(tile_scores(snapshot.maps)), TOP_TILES),
+        "opacity": 1.0,
         "metadata": {METADATA_KEY: _provenance(facts, snapshot, TOP_TILES_KEY, None)},
         **where,
+        "scale": tuple(scale / parts),
+        "translate": tuple(translate - scale / 2 + scale / parts / 2),
     }
     return snapshot.labels.copy(), keywords, "labels"
 
@@ -203,18 +215,29 @@ def add_layers(viewer: napari.viewer.Viewer, run: Run) -> list[Layer]:
     facts = RunFacts.of(run)
     slide_layer = find_slide_layer(viewer.layers, facts.source)
     placement = placement_on(slide_layer, facts.grid.slide_mpp)
-    return [add_layer_data(viewer, data) for data in layer_data(facts, Snapshot.of(run), placement)]
+    active = viewer.layers.selection.active
+    data = layer_data(facts, Snapshot.of(run), placement)
+    layers = [add_layer_data(viewer, one) for one in data]
+    viewer.layers.selection.active = active or layers[-1]
+    show_colour_bars(layers)
+    return layers
 
 
 def add_layer_data(viewer: napari.viewer.Viewer, data: LayerData) -> Layer:
-    """Add one layer, keep the selection, and show a colour bar beside a visible map."""
-    active = viewer.layers.selection.active
+    """Add one layer."""
     (layer,) = viewer._add_layer_from_data(*data)
-    if data[2] == "image" and layer.visible and hasattr(layer, "colorbar"):
-        layer.colorbar.visible = True
-    if active is not None:
-        viewer.layers.selection.active = active
     return layer
+
+
+def show_colour_bars(layers: list[Layer]) -> None:
+    """Show colour bars beside the visible maps.
+
+    Not while a run goes on: napari takes a fifth of a second to draw the first, and redraws it
+    whenever limits move.
+    """
+    for layer in layers:
+        if type(layer).__name__ == "Image" and layer.visible and hasattr(layer, "colorbar"):
+            layer.colorbar.visible = True
 
 
 def layers_of_run(viewer: napari.viewer.Viewer, facts: RunFacts) -> list[Layer]:
@@ -267,7 +290,6 @@ def _update_image(layer: Layer, facts: RunFacts, snapshot: Snapshot, key: str) -
 def _update_top_tiles(layer: Layer, facts: RunFacts, snapshot: Snapshot) -> None:
     if not np.array_equal(layer.data, snapshot.labels):
         layer.data[...] = snapshot.labels
-        layer.colormap = label_colours(snapshot.class_of_label)
         layer.refresh()
     layer.features = snapshot.features
     layer.metadata[METADATA_KEY] = _provenance(facts, snapshot, TOP_TILES_KEY, None)

@@ -1,15 +1,16 @@
-"""A run on show: a worker thread works it off, the main thread repaints its layers."""
+"""A run on show: a worker thread listens to it, the main thread repaints its layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from napari.qt.threading import GeneratorWorker, create_worker
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from .drain import CancelToken, Event, Failed, Finished, Planned, Preparing, Stepped, drain
-from .layers import add_layer_data, layer_data, layers_of_run, update_layers
+from .background import compile_labels, quiet_collector
+from .drain import Event, Failed, Finished, Planned, Preparing, Stepped
+from .layers import add_layer_data, layer_data, layers_of_run, show_colour_bars, update_layers
 from .slide_layers import Placement, find_slide_layer, is_slide_layer, placement_on
 from .view import visible_region
 
@@ -18,16 +19,39 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from ..geometry import Region
-    from ..runs import Run
     from .slide_layers import LayerData
     from .snapshot import RunFacts, Snapshot
 
-__all__ = ["LiveRun"]
+__all__ = ["LiveRun", "RunSource"]
 
 CAMERA_SETTLES_MS = 150
 """The run hears of a new view once the camera has rested this long."""
 
-Plan = Callable[[], "Generator[str, None, Run]"]
+
+class RunSource(Protocol):
+    """A run that happens elsewhere: in another process, or in the worker thread itself."""
+
+    def events(self) -> Iterator[Event]:
+        """Do the work; called in the worker thread."""
+
+    def cancel(self) -> None:
+        """Stop after the forward pass under way."""
+
+    def focus(self, region_level0: Region | None) -> None:
+        """Do this rectangle of the slide first."""
+
+    def abandon(self) -> None:
+        """Stop at once."""
+
+
+def _drain(source: RunSource) -> Iterator[Event]:
+    """Events for the main thread; none of them before labels can be shown quickly."""
+    with quiet_collector():
+        compiling = compile_labels()
+        for event in source.events():
+            if isinstance(event, Planned):
+                compiling.join()
+            yield event
 
 
 class _RunWorker(GeneratorWorker):  # type: ignore[misc]
@@ -36,17 +60,17 @@ class _RunWorker(GeneratorWorker):  # type: ignore[misc]
     napari quits all workers when its window closes, and then waits for them.
     """
 
-    def __init__(self, func: Callable[..., Any], plan: Plan, token: CancelToken) -> None:
-        super().__init__(func, plan, token)
-        self._token = token
+    def __init__(self, func: Callable[..., Any], source: RunSource) -> None:
+        super().__init__(func, source)
+        self._source = source
 
     def quit(self) -> None:
-        """Stop after the forward pass under way."""
-        self._token.cancel()
+        """Stop at once."""
         super().quit()
+        self._source.abandon()
 
     def work(self) -> Any:
-        """Work, and end the run's reading threads here, not in the main thread."""
+        """Work, and tidy up here, not in the main thread."""
         try:
             return super().work()
         finally:
@@ -66,8 +90,8 @@ class LiveRun(QObject):  # type: ignore[misc]
     ----------
     viewer
         Where layers go.
-    plan
-        Generator function that yields messages and returns the run; called in the worker.
+    source
+        The run.
     parent
         Qt parent.
 
@@ -87,21 +111,21 @@ class LiveRun(QObject):  # type: ignore[misc]
     failed = Signal(object)
 
     def __init__(
-        self, viewer: napari.viewer.Viewer, plan: Plan, parent: QObject | None = None
+        self, viewer: napari.viewer.Viewer, source: RunSource, parent: QObject | None = None
     ) -> None:
         super().__init__(parent)
         self.layers: list[Layer] = []
         self._viewer = viewer
-        self._token = CancelToken()
-        self._run: Run | None = None
+        self._source = source
+        self._slide_shape = (0, 0)
         self._facts: RunFacts | None = None
         self._latest: Snapshot | None = None
         self._to_add: list[LayerData] = []
+        self._selected: Layer | None = None
         self._end: Finished | Failed | None = None
         self._worker = create_worker(
-            drain,
-            plan,
-            self._token,
+            _drain,
+            source,
             _worker_class=_RunWorker,
             _start_thread=False,
             _ignore_errors=True,
@@ -129,7 +153,7 @@ class LiveRun(QObject):  # type: ignore[misc]
 
     def cancel(self) -> None:
         """Stop after the forward pass under way; what is complete is kept and stays shown."""
-        self._token.cancel()
+        self._source.cancel()
 
     # -- events of the worker --------------------------------------------------------------
 
@@ -137,7 +161,7 @@ class LiveRun(QObject):  # type: ignore[misc]
         if isinstance(event, Preparing):
             self.preparing.emit(event.message)
         elif isinstance(event, Planned):
-            self._run, self._facts = event.run, event.facts
+            self._slide_shape, self._facts = event.slide_shape, event.facts
             self._show(event.snapshot)
             self.planned.emit(event)
         elif isinstance(event, Stepped):
@@ -163,6 +187,7 @@ class LiveRun(QObject):  # type: ignore[misc]
             return
         if event.snapshot is not None:
             self._repaint(event.snapshot)
+        show_colour_bars(self.layers)
         self.finished.emit(event)
 
     # -- layers ----------------------------------------------------------------------------
@@ -175,12 +200,15 @@ class LiveRun(QObject):  # type: ignore[misc]
         if self.layers:
             update_layers(self.layers, self._facts, snapshot)
             return
+        self._selected = self._viewer.layers.selection.active
         self._to_add = layer_data(self._facts, snapshot, self._placement())
         self._add_next()
 
     def _add_next(self) -> None:
         """Add one layer, then let the window breathe: napari builds its controls meanwhile."""
         if not self._to_add:
+            if self._selected is not None and self._selected in self._viewer.layers:
+                self._viewer.layers.selection.active = self._selected
             return
         assert self._facts is not None
         assert self._latest is not None
@@ -214,12 +242,9 @@ class LiveRun(QObject):  # type: ignore[misc]
         self._camera_rests.start()
 
     def _follow_camera(self) -> None:
-        if self._run is not None and self.running:
-            self._run.focus(self._in_view())
-
-    def _in_view(self) -> Region | None:
-        assert self._run is not None
-        return visible_region(self._viewer, self._placement(), self._run.slide.shape)
+        if self._facts is not None and self.running:
+            view = visible_region(self._viewer, self._placement(), self._slide_shape)
+            self._source.focus(view)
 
     def _placement(self) -> Placement:
         assert self._facts is not None

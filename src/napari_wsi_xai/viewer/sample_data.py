@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunError
-from .background import lower_priority
 from .settings import cache_folder
 from .slide_layers import METADATA_KEY, LayerData, slide_layer_data
 
@@ -34,7 +33,8 @@ def demo_slide() -> list[LayerData]:
     RunError
         The user cancelled, or the slide cannot be drawn.
     """
-    path = cache_folder() / f"demo-slide-{SEED}-{SHAPE[0]}.tif"
+    path = cache_folder() / f"demo-{SEED}-{SHAPE[0]}" / "demo-slide.tif"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not _is_whole(path):
         _draw_with_dialog(path)
     return [*_slide(path), truth_layer_data(path)]
@@ -85,9 +85,8 @@ def _draw(path: Path, report: Report) -> None:
     from ..annotations import Annotation, write_geojson
     from ..demo import make_demo_slide
 
-    lower_priority()
     demo = make_demo_slide(path, seed=SEED, shape=SHAPE, progress=report)
-    truth = [Annotation("tumour nest", polygon, "tumor") for polygon in demo.truth]
+    truth = [Annotation(polygon, "tumour nest", "tumor") for polygon in demo.truth]
     write_geojson(_truth_path(path), truth)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from ..errors import BadArgumentError, GridError, StoreMismatchError
 from ..geometry import Mpp, Region
 from ..tiles import TissueMask, TissueOptions
 from .drawings import LabelsDrawing
-from .settings import cache_folder
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -94,8 +93,9 @@ class ScoreInputs:
         Score only the blocks that touch this rectangle or these outlines; None for all.
     precision, device
         As ``score`` takes them.
-    folder
-        Where the result store goes; None: beside the slide, else the cache folder.
+    folder, cache
+        Where the result store goes; without ``folder``: beside the slide, or in ``cache`` where
+        that cannot be written.
     view
         What the user looks at; scored first.
     """
@@ -109,7 +109,14 @@ class ScoreInputs:
     precision: str = "auto"
     device: str = "auto"
     folder: Path | None = None
+    cache: Path = Path()
     view: Region | None = None
+
+    def in_memory(self) -> ScoreInputs:
+        """The same, with a drawn Labels array read into memory, ready for another process."""
+        if self.tissue.labels is None:
+            return self
+        return replace(self, tissue=replace(self.tissue, labels=self.tissue.labels.in_memory()))
 
 
 def plan_run(inputs: ScoreInputs) -> Generator[str, None, Run]:
@@ -169,8 +176,6 @@ def load_choice(choice: ModelChoice) -> Model:
 
 
 def _model_of_parts(choice: ModelChoice) -> Model:
-    from dataclasses import replace
-
     from ..models import build_encoder, build_model
     from ..models.encoders.loading import load_weights
     from ..models.tensor_files import read_state_dict
@@ -240,9 +245,8 @@ def result_folder(inputs: ScoreInputs) -> Path:
         beside = Path(inputs.source).resolve().parent
         if os.access(beside, os.W_OK):
             return beside
-    folder = cache_folder() / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    inputs.cache.mkdir(parents=True, exist_ok=True)
+    return inputs.cache
 
 
 def _only_blocks_under(run: Run, outlines: tuple[BaseGeometry, ...]) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +12,23 @@ if TYPE_CHECKING:
     from ..runs import Run
     from ..tiles import TileGrid
 
-__all__ = ["RunFacts", "Snapshot", "label_top_tiles"]
+__all__ = ["RunFacts", "Snapshot", "frame_parts", "label_top_tiles", "tile_scores"]
 
 TOP_TILES = 10
-"""Tiles marked per class."""
+"""Tiles marked per class ..."""
+
+TOP_SHARE = 0.1
+"""... but no more than this share of those that have a score."""
+
+FRAME_PARTS = 12
+"""A top tile is drawn as a frame a twelfth of a tile thick, so that its tissue stays in view."""
+
+MOST_LABEL_PIXELS = 4_000_000
+"""Larger label images get coarser frames, so that repainting takes milliseconds."""
 
 FEATURE_COLUMNS = ("index", "class", "score", "row", "column", "y_level0", "x_level0")
+
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
 Features = dict[str, list[object]]
 """A features table: column name to one value a row."""
@@ -89,8 +100,7 @@ class Snapshot:
     failed
         Tiles that could not be read.
     labels, features
-        The top tiles: (rows, cols) int32, and a row for each label (index, class, score, row,
-        column, y_level0, x_level0).
+        The top tiles: see :func:`label_top_tiles`.
     """
 
     maps: dict[str, NDArray[np.float32]]
@@ -99,9 +109,8 @@ class Snapshot:
     total: int
     complete: bool
     failed: int
-    labels: NDArray[np.int32]
+    labels: Labels
     features: Features
-    class_of_label: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run, maps: dict[str, NDArray[np.float32]] | None = None) -> Snapshot:
@@ -116,7 +125,7 @@ class Snapshot:
         """
         found = run.maps if maps is None else maps
         maps = {key: np.array(values, dtype=np.float32) for key, values in found.items()}
-        labels, features, class_of_label = label_top_tiles(maps, run.grid, tuple(run.classes))
+        labels, features = label_top_tiles(maps, run.grid)
         return cls(
             maps=maps,
             probabilities={name: float(p) for name, p in run.probabilities.items()},
@@ -126,61 +135,75 @@ class Snapshot:
             failed=len(run.failures),
             labels=labels,
             features=features,
-            class_of_label=class_of_label,
         )
 
     @property
     def standing(self) -> str:
-        """``"final"`` or ``"provisional, 312 of 1,204 tissue tiles"``."""
+        """``"all 1,204 tissue tiles"`` or ``"provisional, 312 of 1,204 tissue tiles"``."""
         if self.complete:
-            return "final"
+            return f"all {self.total:,} tissue tiles"
         return f"provisional, {self.done:,} of {self.total:,} tissue tiles"
 
 
 def label_top_tiles(
-    maps: dict[str, NDArray[np.float32]],
-    grid: TileGrid,
-    classes: tuple[str, ...],
-    count: int = TOP_TILES,
-) -> tuple[NDArray[np.int32], Features, dict[int, int]]:
-    """Mark the ``count`` highest tile scores of every class.
+    maps: dict[str, NDArray[np.float32]], grid: TileGrid, count: int = TOP_TILES
+) -> tuple[Labels, Features]:
+    """Mark the ``count`` highest tile scores of every class (a tenth of them, if that is fewer).
 
-    A tile among the top of several classes goes to the class in which it ranks highest. Where a
-    model gives one score for all classes, its tiles are marked once.
+    Label ``i * count + rank`` is the tile of that rank, from 1, in the i-th class that has a map;
+    so every class has the same labels at all times. A tile among the top of several classes goes
+    to the class in which it ranks highest. Where a model gives one score for all classes, there
+    is one such class, "all".
 
     Returns
     -------
     labels
-        (rows, cols) int32: 0, or the number of a top tile.
+        (rows * n, cols * n): the number of a top tile on its rim, else 0; n pixels a tile (see
+        :func:`frame_parts`). uint8 where that is enough: napari shows it without conversion.
     features
-        One row per label, first the background's row 0.
-    class_of_label
-        Index into ``classes`` of each label, for its colour.
+        One row per label, first the background's row 0: index, class, score, row, column,
+        y_level0, x_level0.
     """
     from ..runs import TopTile, top_tiles
 
-    held: dict[tuple[int, int], tuple[str, TopTile]] = {}
-    for name, values in _tile_scores(maps).items():
-        for tile in top_tiles(values, grid, count):
+    scores = tile_scores(maps)
+    held: dict[tuple[int, int], tuple[int, TopTile]] = {}
+    for position, values in enumerate(scores.values()):
+        scored = int(np.isfinite(values).sum())
+        for tile in top_tiles(values, grid, min(count, int(np.ceil(scored * TOP_SHARE)))):
             other = held.get((tile.row, tile.column))
             if other is None or tile.rank < other[1].rank:
-                held[tile.row, tile.column] = (name, tile)
-    names = list(_tile_scores(maps))
-    marked = sorted(held.values(), key=lambda item: (names.index(item[0]), item[1].rank))
-    labels = np.zeros(grid.shape, dtype=np.int32)
+                held[tile.row, tile.column] = (position, tile)
+    parts = frame_parts(grid.shape)
+    height, width = grid.shape
+    small, size = len(scores) * count <= 255, (height * parts, width * parts)
+    labels: Labels = np.zeros(size, np.uint8) if small else np.zeros(size, np.uint16)
     rows: list[tuple[object, ...]] = [(0, "background", float("nan"), -1, -1, -1, -1)]
-    for label, (name, tile) in enumerate(marked, start=1):
-        labels[tile.row, tile.column] = label
+    names = list(scores)
+    for position, tile in sorted(held.values(), key=lambda item: (item[0], item[1].rank)):
+        label = position * count + tile.rank
+        _frame(labels, parts, tile.row, tile.column, label)
         place = (tile.row, tile.column, tile.y_level0, tile.x_level0)
-        rows.append((label, name, tile.score, *place))
-    class_of_label = {
-        label: classes.index(name) if name in classes else 0
-        for label, (name, _) in enumerate(marked, start=1)
-    }
+        rows.append((label, names[position], tile.score, *place))
     columns = zip(FEATURE_COLUMNS, zip(*rows, strict=True), strict=True)
-    return labels, {name: list(values) for name, values in columns}, class_of_label
+    return labels, {name: list(values) for name, values in columns}
 
 
-def _tile_scores(maps: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """Class to tile scores."""
+def frame_parts(shape: tuple[int, int]) -> int:
+    """Label pixels per tile edge: 12, or fewer on a very large grid."""
+    fitting = int(np.sqrt(MOST_LABEL_PIXELS / max(1, shape[0] * shape[1])))
+    return int(np.clip(fitting, 1, FRAME_PARTS))
+
+
+def _frame(labels: Labels, parts: int, row: int, column: int, label: int) -> None:
+    """Draw the rim of a tile, one pixel thick; the whole tile where it has under 3 pixels."""
+    tile = labels[row * parts : (row + 1) * parts, column * parts : (column + 1) * parts]
+    inner = tile[1:-1, 1:-1].copy()
+    tile[...] = label
+    if parts >= 3:
+        tile[1:-1, 1:-1] = inner
+
+
+def tile_scores(maps: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """The tile scores among ``maps``, by class."""
     return {key.split("/", 1)[1]: m for key, m in maps.items() if key.startswith("tile-scores/")}

@@ -10,6 +10,7 @@ from magicgui.widgets import (
     Container,
     FileEdit,
     FloatSpinBox,
+    Label,
     LineEdit,
     SpinBox,
 )
@@ -21,7 +22,7 @@ from ..settings import read_settings
 if TYPE_CHECKING:
     from magicgui.widgets.bases import Widget
 
-__all__ = ["ModelFields", "MoreFields", "ENCODERS", "HEADS"]
+__all__ = ["ENCODERS", "HEADS", "ModelFields", "MoreFields", "row"]
 
 ENCODERS = (
     "resnet50",
@@ -37,7 +38,19 @@ ENCODERS = (
 HEADS = ("abmil", "abmil-gated", "chowder", "mean", "max")
 """MIL architectures; written out here because asking the models' room would load torch."""
 
+LABEL_PX = 138
+"""Width of the labels, so that fields stand in one column."""
+
 DEMO, BUNDLE, PARTS = "Demo model", "Model bundle", "Encoder + head"
+
+
+def row(field: Widget) -> Container[Any]:
+    """A field with its label before it; hovering the label tells what hovering the field tells."""
+    label = Label(value=field.label, tooltip=field.tooltip)
+    label.min_width = label.max_width = LABEL_PX
+    line: Container[Any] = Container(widgets=[label, field], layout="horizontal", labels=False)
+    line.margins = (0, 0, 0, 0)
+    return line
 
 
 class ModelFields(Container[Any]):
@@ -100,12 +113,13 @@ class ModelFields(Container[Any]):
             tooltip="Micrometres per pixel at which the network sees tiles: 0.5 is about 20x, "
             "0.25 about 40x.",
         )
-        parts: list[Widget] = [
+        parts = (
             *(self.encoder, self.encoder_weights, self.head, self.head_weights),
             *(self.classes, self.tile_px, self.mpp),
-        ]
-        super().__init__(widgets=[self.kind, self.bundle, *parts], labels=True)
-        self._parts = parts
+        )
+        self._parts = [row(field) for field in parts]
+        self._bundle = row(self.bundle)
+        super().__init__(widgets=[row(self.kind), self._bundle, *self._parts], labels=False)
         self.margins = (0, 0, 0, 0)
         self.kind.changed.connect(self._show_fields)
         self._complete_names()
@@ -115,7 +129,7 @@ class ModelFields(Container[Any]):
         self._show_fields(self.kind.value)
 
     def _show_fields(self, kind: str) -> None:
-        self.bundle.visible = kind == BUNDLE
+        self._bundle.visible = kind == BUNDLE
         for part in self._parts:
             part.visible = kind == PARTS
 
@@ -175,9 +189,8 @@ class MoreFields(Container[Any]):
             tooltip="Where the result (<slide>.wsixai.zarr) is kept. Empty: beside the slide, or "
             "in the cache folder where that cannot be written.",
         )
-        super().__init__(
-            widgets=[self.min_tissue, self.precision, self.device, self.folder], labels=True
-        )
+        fields = (self.min_tissue, self.precision, self.device, self.folder)
+        super().__init__(widgets=[row(field) for field in fields], labels=False)
         self.margins = (0, 0, 0, 0)
 
     @property

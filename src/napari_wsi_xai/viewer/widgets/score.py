@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import ComboBox, Container, FloatSpinBox, ProgressBar, PushButton
 from napari.layers import Labels, Shapes
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel
+from qtpy.QtWidgets import QLabel, QSizePolicy
 
 from ...errors import BadArgumentError, WsiXaiError
 from ...geometry import Region
 from ...tiles import TissueOptions
+from ..background import compile_labels
 from ..drawings import labels_drawing, outlines
 from ..live import LiveRun
-from ..scoring import ScoreInputs, TissueChoice, plan_run
+from ..process import ProcessRun, start_process
+from ..scoring import ScoreInputs, TissueChoice
+from ..settings import cache_folder
 from ..slide_layers import (
     Placement,
     SlideReference,
@@ -25,7 +28,7 @@ from ..slide_layers import (
     state_mpp,
 )
 from ..view import visible_region
-from .fields import ModelFields, MoreFields
+from .fields import ModelFields, MoreFields, row
 from .wording import note_text, progress_text, result_html
 
 if TYPE_CHECKING:
@@ -57,12 +60,13 @@ class ScoreSlide(Container[Any]):
         self._live: LiveRun | None = None
         self._make_fields()
         self._make_output()
+        self.mpp_row = row(self.mpp)
         super().__init__(
             widgets=[
-                *(self.slide, self.mpp, self.model, self.tissue, self.region),
+                *(row(self.slide), self.mpp_row, self.model, row(self.tissue), row(self.region)),
                 *(self.more_button, self.more, self.buttons, self.progress),
             ],
-            labels=True,
+            labels=False,
         )
         self.name = "Score slide"
         for label in (self.status, self.result):
@@ -73,6 +77,8 @@ class ScoreSlide(Container[Any]):
         self._refresh_choices()
         self._set_running(False)
         self.model.show_fields()
+        compile_labels()
+        start_process()
 
     # -- building --------------------------------------------------------------------------
 
@@ -179,7 +185,7 @@ class ScoreSlide(Container[Any]):
 
     def _slide_changed(self, event: Any = None) -> None:
         reference = self.reference
-        self.mpp.visible = bool(reference and reference.known and reference.mpp is None)
+        self.mpp_row.visible = bool(reference and reference.known and reference.mpp is None)
         self.score.enabled = reference is not None and not self.running
         if reference is None and not self.running:
             self._say("Open a slide to begin: File, Open, or drop it on the window.")
@@ -210,8 +216,8 @@ class ScoreSlide(Container[Any]):
         reference = self.reference
         if reference is None:
             raise BadArgumentError("no slide is chosen: open one first.")
-        stated = self.mpp.value if self.mpp.visible and self.mpp.value > 0 else None
-        if stated is None and self.mpp.visible:
+        stated = self.mpp.value if self.mpp_row.visible and self.mpp.value > 0 else None
+        if stated is None and self.mpp_row.visible:
             raise BadArgumentError(
                 f"{reference.name} does not say its micrometres per pixel: state them in the "
                 'field "Micrometres per pixel" above.'
@@ -227,6 +233,7 @@ class ScoreSlide(Container[Any]):
             precision=self.more.precision.value,
             device=self.more.device.value.strip() or "auto",
             folder=self.more.chosen_folder,
+            cache=cache_folder() / "results",
             view=self._in_view(placement),
         )
 
@@ -270,7 +277,7 @@ class ScoreSlide(Container[Any]):
             return
         self.result.clear()
         try:
-            if self.mpp.visible and self.mpp.value > 0:
+            if self.mpp_row.visible and self.mpp.value > 0:
                 mpp = (self.mpp.value, self.mpp.value)
                 state_mpp(self._viewer, self.slide.value, mpp)
                 self._slide_changed()
@@ -278,7 +285,7 @@ class ScoreSlide(Container[Any]):
         except WsiXaiError as error:
             self._complain(str(error))
             return
-        self._live = LiveRun(self._viewer, partial(plan_run, inputs))
+        self._live = LiveRun(self._viewer, ProcessRun(inputs))
         self._live.preparing.connect(self._preparing)
         self._live.planned.connect(self._planned)
         self._live.stepped.connect(self._stepped)
@@ -326,7 +333,7 @@ class ScoreSlide(Container[Any]):
     def _failed(self, event: Failed) -> None:
         self._set_running(False)
         if event.missing_mpp:
-            self.mpp.visible = True
+            self.mpp_row.visible = True
         self._complain(event.message)
 
     def _show_result(self, snapshot: Snapshot) -> None:
@@ -352,6 +359,8 @@ class ScoreSlide(Container[Any]):
 def _text() -> QLabel:
     label = QLabel()
     label.setWordWrap(True)
+    # A long sentence wraps; it must not widen the dock.
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
 

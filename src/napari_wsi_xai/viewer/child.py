@@ -1,0 +1,85 @@
+"""The scoring process: ``python -m napari_wsi_xai.viewer.child``, started by the viewer.
+
+Reads requests from standard input and writes events to what was standard output when it started,
+both as a stream of pickles between a parent and its own child. It ends when the parent does.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import sys
+import threading
+from functools import partial
+from typing import IO, Any
+
+from .background import import_engines
+from .drain import Failed, Finished, RunControl, drain
+from .requests import Cancel, Focus, Request, Score
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    # OpenVINO reports its use to its maker, by forking this process; it does without where the
+    # package that does so is missing.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    events = _take_output()
+    waiting: queue.Queue[Score] = queue.Queue()
+    controls: dict[int, RunControl] = {}
+    threading.Thread(
+        target=_listen, args=(sys.stdin.buffer, waiting, controls), daemon=True
+    ).start()
+    import_engines()
+    while True:
+        request = waiting.get()
+        _score(request, controls[request.number], events)
+        del controls[request.number]
+
+
+def _take_output() -> IO[bytes]:
+    """The stream of events; whatever libraries print goes to standard error from now on."""
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return events
+
+
+def _listen(
+    requests: IO[bytes], waiting: queue.Queue[Score], controls: dict[int, RunControl]
+) -> None:
+    """Pass requests on as they come; end the process with the stream."""
+    while True:
+        try:
+            request: Request = pickle.load(requests)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            # The parent is gone. A block is whole or not there, so nothing needs tidying up.
+            os._exit(0)
+        if isinstance(request, Score):
+            controls[request.number] = RunControl()
+            waiting.put(request)
+        elif isinstance(request, Cancel) and request.number in controls:
+            controls[request.number].cancel()
+        elif isinstance(request, Focus) and request.number in controls:
+            controls[request.number].focus(request.region_level0)
+
+
+def _score(request: Score, control: RunControl, events: IO[bytes]) -> None:
+    from .scoring import plan_run
+
+    ended = False
+    for event in drain(partial(plan_run, request.inputs), control):
+        _send(events, event)
+        ended = isinstance(event, Finished | Failed)
+    if not ended:
+        _send(events, Failed("the run ended without a result: please report this."))
+
+
+def _send(events: IO[bytes], event: Any) -> None:
+    pickle.dump(event, events, protocol=pickle.HIGHEST_PROTOCOL)
+    events.flush()
+
+
+if __name__ == "__main__":
+    main()

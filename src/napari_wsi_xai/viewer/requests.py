@@ -1,0 +1,36 @@
+"""What the viewer asks of the scoring process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..geometry import Region
+from .scoring import ScoreInputs
+
+__all__ = ["Cancel", "Focus", "Request", "Score"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score a slide; ``number`` tells runs apart."""
+
+    number: int
+    inputs: ScoreInputs
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop run ``number`` after the forward pass under way."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Do this rectangle of run ``number`` first."""
+
+    number: int
+    region_level0: Region | None
+
+
+Request = Score | Cancel | Focus
