@@ -116,7 +116,8 @@ def convert(encoder: Encoder) -> Any:
         OpenVINO cannot convert the network.
     """
     openvino = _openvino()
-    size = encoder.preprocessing.input_px or 224
+    # Another size than the network's own, or the trace would leave the resampling out.
+    size = (encoder.preprocessing.input_px or 192) + 32
     example = torch.zeros(1, size, size, 3, dtype=torch.uint8)
     try:
         with warnings.catch_warnings(), torch.no_grad():

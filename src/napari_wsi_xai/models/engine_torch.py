@@ -82,19 +82,21 @@ def fused(module: nn.Module) -> nn.Module:
     """
     from torch.fx.experimental import optimization
 
-    if isinstance(module, torch.jit.ScriptModule):
-        return module.copy()
     copied = copy.deepcopy(module)
+    if any(isinstance(m, (torch.jit.ScriptModule, torch.fx.GraphModule)) for m in module.modules()):
+        return copied  # tracing would keep what lies inside a program in its own precision
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return optimization.fuse(copied).eval()
+            fused_module: nn.Module = optimization.fuse(copied)
+            return fused_module.eval()
     except Exception:  # tracing runs the network's own code, which may raise anything
         return copied
 
 
 def _laid_out(module: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
     module = module.to(device=device, dtype=dtype)
-    if isinstance(module, torch.jit.ScriptModule):
-        return module
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module

@@ -140,16 +140,18 @@ def _openvino_maker(request: _Request, with_torch: Make) -> Make:
     _require_equal(float32, request)
 
     def make(precision: str) -> Engine:
-        if precision == "float16":  # most processors compute float16 in float32 and say nothing
-            return with_torch(precision)
-        return float32 if precision == "float32" else build(precision)
+        if precision == "float32":
+            return float32
+        # What a processor has not, OpenVINO computes in float32 and says nothing.
+        native = precision in _native_halves(request.device)
+        return build(precision) if native else with_torch(precision)
 
     return make
 
 
 def _require_equal(engine: Engine, request: _Request) -> None:
     """An engine must give the network's own descriptors, up to rounding."""
-    size = request.encoder.preprocessing.input_px or 96
+    size = (request.encoder.preprocessing.input_px or 64) + 32
     tiles = (
         np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
         if request.sample is None
@@ -233,9 +235,9 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
     (0).
     """
     x, y = a.astype(np.float64), b.astype(np.float64)
-    finite = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
-    x, y = np.where(finite[:, None], x, 0.0), np.where(finite[:, None], y, 0.0)
+    finite: NDArray[np.bool_] = np.isfinite(x + y).all(axis=1).reshape(-1, 1)
+    x, y = np.where(finite, x, 0.0), np.where(finite, y, 0.0)
     lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    both_zero = ~x.any(axis=1) & ~y.any(axis=1) & finite
+    both_zero = ~x.any(axis=1) & ~y.any(axis=1) & finite[:, 0]
     found = (x * y).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
     return np.where(both_zero, 1.0, found)

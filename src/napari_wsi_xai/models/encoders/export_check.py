@@ -13,10 +13,19 @@ from napari_wsi_xai.errors import ModelFileError
 
 __all__ = ["require_plain_archive"]
 
-# Expressions for dynamic sizes go through sympy, which evaluates them with Python's builtins.
+# Expressions for dynamic sizes go through sympy, which evaluates them with Python's builtins: only
+# words that sympy's own notation of integers needs are let through.
 _WORD = re.compile(r"[^\W\d]\w*")
-_CHARACTERS = re.compile(r"[\w\s+\-*/(),<>=]*")
-_KNOWN_WORDS = re.compile(r"([su]\d+|Max|Min|Mod|FloorDiv|CleanDiv|CeilDiv|PythonMod|oo|int_oo)")
+_CHARACTERS = re.compile(r"[\w\s+\-*/(),<>='\"]*")
+_KNOWN_WORDS = re.compile(
+    r"[su]\d+|Symbol|Integer|Rational|Add|Mul|Pow|Max|Min|Mod|FloorDiv|CleanDiv|CeilDiv|PythonMod"
+    r"|oo|int_oo|positive|nonnegative|nonzero|integer|finite|True|False"
+)
+# A node's function is looked up by its dotted name, so that any of Python could be reached.
+_KNOWN_TARGETS = re.compile(
+    r"torch\.ops\.(?!load_library|import_module)\w+(\.\w+){1,2}|torch\.sym_\w+"
+    r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|and_|or_)"
+)
 
 
 def require_plain_archive(program: bytes, name: str) -> None:
@@ -50,7 +59,7 @@ def _is_plain(record: str, content: bytes) -> bool:
     if record.endswith("_config.json"):
         return _config_is_plain(json.loads(content))
     if record.startswith("models/"):
-        return _expressions_are_plain(json.loads(content))
+        return _graph_is_plain(json.loads(content))
     if record.startswith("data/sample_inputs/"):
         return not content or _loads_weights_only(content)
     if record.startswith(("data/weights/", "data/constants/")):
@@ -75,14 +84,22 @@ def _loads_weights_only(content: bytes) -> bool:
     return True
 
 
-def _expressions_are_plain(value: Any) -> bool:
+def _graph_is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        text = value.get("expr_str", "")
-        words = _WORD.findall(text)
-        known = all(_KNOWN_WORDS.fullmatch(word) for word in words)
-        if not known or not _CHARACTERS.fullmatch(text):
+        if not _expression_is_plain(str(value.get("expr_str", ""))):
             return False
-        return all(_expressions_are_plain(inner) for inner in value.values())
+        if "target" in value and "inputs" in value and not _target_is_plain(str(value["target"])):
+            return False
+        return all(_graph_is_plain(inner) for inner in value.values())
     if isinstance(value, list):
-        return all(_expressions_are_plain(inner) for inner in value)
+        return all(_graph_is_plain(inner) for inner in value)
     return True
+
+
+def _expression_is_plain(text: str) -> bool:
+    known = all(_KNOWN_WORDS.fullmatch(word) for word in _WORD.findall(text))
+    return known and _CHARACTERS.fullmatch(text) is not None
+
+
+def _target_is_plain(name: str) -> bool:
+    return "__" not in name and _KNOWN_TARGETS.fullmatch(name) is not None

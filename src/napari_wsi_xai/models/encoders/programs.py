@@ -65,7 +65,7 @@ class Program(nn.Module):
             return _pooled(self.program(x))
         missing = -x.shape[0] % self.batch
         whole = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
-        parts = [_pooled(self.program(part)) for part in whole.split(self.batch)]
+        parts = [_pooled(self.program(part)) for part in torch.split(whole, self.batch)]
         return torch.cat(parts)[: x.shape[0]]
 
     def train(self, mode: bool = True) -> Program:
@@ -167,6 +167,7 @@ def _load_exported(program: bytes, name: str) -> tuple[nn.Module, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.load(io.BytesIO(program), extra_files=extra)
+    exported._guards_code = []  # Python source about the sizes, which would be executed
     shape = _input_shape(exported)
     module = Program(exported.module(), shape[0])
     module.demanded_px = shape[-1]  # type: ignore[assignment]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
 from torch import nn
@@ -104,7 +109,8 @@ def _create(timm: ModuleType, name: str, spec: EncoderSpec, *, pretrained: bool)
             f"neither torchvision nor timm has a network {name!r}: `models list` shows them."
         )
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        with _cache_only_when_unreachable(pretrained or not timm.is_model(name.split(".")[0])):
+            return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except OSError as error:
         raise WeightsNotFoundError(_unreachable(timm, name, pretrained)) from error
     except (RuntimeError, ValueError, KeyError) as error:
@@ -114,6 +120,33 @@ def _create(timm: ModuleType, name: str, spec: EncoderSpec, *, pretrained: bool)
         raise ModelFileError(
             f"timm cannot build {name!r}: {reason[0] if reason else type(error).__name__}"
         ) from error
+
+
+@contextmanager
+def _cache_only_when_unreachable(needs_hub: bool) -> Iterator[None]:
+    """Spare the hub's client half a minute of retries where there is no network."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        yield
+        return
+    before = constants.HF_HUB_OFFLINE
+    if needs_hub and not getproxies() and not _reachable(constants.ENDPOINT):
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(endpoint: str) -> bool:
+    parts = urlparse(endpoint)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=3).close()
+    except OSError:
+        return False
+    return True
 
 
 def _unreachable(timm: ModuleType, name: str, pretrained: bool) -> str:

@@ -1,0 +1,280 @@
+"""Model bundles: round trips, hashes, and every way in which a file can be wrong."""
+
+import json
+import os
+import pickle
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from napari_wsi_xai.errors import BadArgumentError, ModelFileError, WeightsNotFoundError
+from napari_wsi_xai.models import (
+    MIL_ARCHITECTURES,
+    Model,
+    SmallCNN,
+    build_encoder,
+    build_mil,
+    build_model,
+    load_model,
+    save_model,
+    small_encoder,
+)
+
+FORMS = ["bundle", "bundle.safetensors"]
+
+
+def trained_model(architecture: str = "abmil") -> Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        encoder = small_encoder(SmallCNN((8, 16)).eval())
+    model = build_model(encoder, architecture, ("normal", "tumor"), tile_px=64, mpp=1.0)
+    return replace(model, metadata={"trained": True, "note": "größer"}, name="demo")
+
+
+def features(model: Model) -> np.ndarray:
+    tiles = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        return model.encoder.module(model.encoder.to_input(tiles)).numpy()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("architecture", sorted(MIL_ARCHITECTURES))
+def test_round_trip(tmp_path, form, architecture):
+    model = trained_model(architecture)
+    path = save_model(model, tmp_path / form)
+    again = load_model(path)
+    assert again.content_hash == model.content_hash
+    assert (again.tile_px, again.mpp, again.classes) == (64, 1.0, ("normal", "tumor"))
+    assert (again.name, again.metadata) == ("demo", model.metadata)
+    assert again.encoder.name == model.encoder.name
+    np.testing.assert_array_equal(features(again), features(model))
+    bag = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again.mil(bag).logits, model.mil(bag).logits, rtol=0, atol=0)
+    assert not again.mil.training
+
+
+def test_hash_is_of_content_not_of_place(tmp_path):
+    model = trained_model()
+    hashes = {load_model(save_model(model, tmp_path / "a" / form)).content_hash for form in FORMS}
+    shutil.move(tmp_path / "a" / "bundle", tmp_path / "b")
+    hashes.add(load_model(tmp_path / "b").content_hash)
+    assert hashes == {model.content_hash}
+    assert replace(model, name="other").content_hash == model.content_hash
+    assert replace(model, mpp=0.5).content_hash != model.content_hash
+    assert replace(model, classes=("a", "b")).content_hash != model.content_hash
+    other = build_mil("abmil", 16, 2)
+    assert replace(model, mil=other).content_hash != model.content_hash
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_half_size_storage(tmp_path, form):
+    model = trained_model()
+    full = save_model(model, tmp_path / "full.safetensors").stat().st_size
+    half = save_model(model, tmp_path / "half.safetensors", dtype="float16").stat().st_size
+    assert half < 0.7 * full
+    again = load_model(save_model(model, tmp_path / form, dtype="float16"))
+    assert next(again.encoder.module.parameters()).dtype == torch.float32
+    np.testing.assert_allclose(features(again), features(model), rtol=0.02, atol=1e-3)
+    twice = load_model(save_model(again, tmp_path / ("again-" + form), dtype="float16"))
+    assert twice.content_hash == again.content_hash
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_encoder_of_a_bundle_travels_by_its_path(tmp_path, form):
+    model = load_model(save_model(trained_model(), tmp_path / form))
+    assert model.encoder.spec.kind == "small"
+    assert model.encoder.spec.weights == str(tmp_path / form)
+    pickled = pickle.dumps(model.encoder)
+    assert len(pickled) < 1000
+    again = replace(model, encoder=pickle.loads(pickled))
+    np.testing.assert_array_equal(features(again), features(model))
+    assert pickle.loads(pickle.dumps(model)).content_hash == model.content_hash
+
+
+def test_untrained_encoder_by_reference(tmp_path):
+    model = build_model("resnet18", "mean", seed=4)
+    path = save_model(model, tmp_path / "b")
+    assert not (path / "encoder.safetensors").exists()
+    again = load_model(path)
+    assert again.content_hash == model.content_hash
+    assert again.encoder.spec.weights is None
+    assert not again.metadata["trained"]
+    embedded = save_model(model, tmp_path / "e", embed_encoder=True)
+    assert (embedded / "encoder.safetensors").exists()
+    again = load_model(embedded)
+    assert again.content_hash == model.content_hash
+    assert not again.encoder.trained
+
+
+def test_weights_from_a_file_are_embedded(tmp_path, shared_data):
+    weights = shared_data / "weights" / "squeezenet1_1_imagenet.pth"
+    model = build_model(build_encoder("squeezenet1_1", str(weights)), "chowder")
+    path = save_model(model, tmp_path / "b")
+    assert load_model(path).content_hash == model.content_hash
+    assert str(weights.parent) not in (path / "model.json").read_text()
+    with pytest.raises(BadArgumentError, match="embed_encoder"):
+        save_model(model, tmp_path / "c", embed_encoder=False)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("form", FORMS)
+def test_program_inside_a_bundle(tmp_path, form):
+    module = SmallCNN((8, 16)).eval()
+    torch.jit.save(torch.jit.trace(module, torch.zeros(1, 3, 64, 64)), tmp_path / "net.pt")
+    model = build_model(build_encoder(str(tmp_path / "net.pt")), "abmil")
+    path = save_model(model, tmp_path / form, dtype="float16")
+    (tmp_path / "net.pt").unlink()
+    again = load_model(path)
+    np.testing.assert_array_equal(features(again), features(model))
+    assert pickle.loads(pickle.dumps(again.encoder)).dim == 16
+
+
+def test_seed_decides_the_head():
+    one, same, other = (build_model("small", seed=seed) for seed in (1, 1, 2))
+    assert one.content_hash == same.content_hash != other.content_hash
+    assert one.metadata["trained"] is False
+    assert "untrained" in one.name
+
+
+def test_parts_that_do_not_fit():
+    encoder = build_encoder("small")
+    with pytest.raises(BadArgumentError, match=r"128.*64"):
+        Model(encoder, build_mil("mean", 64), 224, 0.5, ("a", "b"))
+    head = build_mil("mean", 128)
+    with pytest.raises(BadArgumentError, match="2 different"):
+        Model(encoder, head, 224, 0.5, ("a", "b", "c"))
+    with pytest.raises(BadArgumentError, match="2 different"):
+        Model(encoder, head, 224, 0.5, ("a", "a"))
+    with pytest.raises(BadArgumentError, match="mpp=0"):
+        Model(encoder, head, 224, 0, ("a", "b"))
+
+
+def changed(path, change):
+    """The bundle with its description edited."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    if path.is_dir():
+        config = json.loads((path / "model.json").read_text())
+        change(config)
+        (path / "model.json").write_text(json.dumps(config))
+        return
+    with safe_open(str(path), "pt") as file:
+        config = json.loads(file.metadata()["napari_wsi_xai"])
+    change(config)
+    save_file(load_file(path), path, {"napari_wsi_xai": json.dumps(config)})
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(schema_version=99), "99"),
+        (lambda c: c["mil"].update(architecture="transmogrifier"), "transmogrifier"),
+        (lambda c: c["encoder"]["spec"].update(kind="oracle"), "oracle"),
+        (lambda c: c.pop("tile_px"), "tile_px"),
+        (lambda c: c.update(mpp=2.0), "hash"),
+        (lambda c: c["encoder"].update(preprocessing=None), "preprocessing"),
+        (lambda c: c["mil"]["arguments"].update(hidden=64), "shape"),
+        (lambda c: c["mil"]["arguments"].update(extra=1), "extra"),
+        (lambda c: c["mil"].update(arguments=[1]), "damaged"),
+        (lambda c: c["encoder"]["spec"].update(name="small-8-17"), "shape"),
+    ],
+)
+def test_descriptions_that_are_wrong(tmp_path, form, change, message):
+    path = save_model(trained_model(), tmp_path / form)
+    changed(path, change)
+    with pytest.raises(ModelFileError, match=message) as error:
+        load_model(path)
+    assert "\n" not in str(error.value)
+
+
+def test_not_a_bundle(tmp_path):
+    from safetensors.torch import save_file
+
+    with pytest.raises(WeightsNotFoundError, match="nothing-here"):
+        load_model(tmp_path / "nothing-here")
+    with pytest.raises(ModelFileError, match=r"model\.json"):
+        load_model(tmp_path)
+    (tmp_path / "model.json").write_text("{ not json")
+    with pytest.raises(ModelFileError, match="damaged"):
+        load_model(tmp_path)
+    (tmp_path / "model.json").write_text("[1, 2]")
+    with pytest.raises(ModelFileError, match="schema version None"):
+        load_model(tmp_path)
+    save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(ModelFileError, match="no model description"):
+        load_model(tmp_path / "plain.safetensors")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ModelFileError, match=r"image\.png"):
+        load_model(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_truncated(tmp_path, share):
+    path = save_model(trained_model(), tmp_path / "bundle.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ModelFileError):
+        load_model(path)
+    folder = save_model(trained_model(), tmp_path / "bundle")
+    (folder / "mil.safetensors").unlink()
+    with pytest.raises(ModelFileError):
+        load_model(folder)
+
+
+def test_flipped_weights_are_noticed(tmp_path):
+    path = save_model(trained_model(), tmp_path / "bundle.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"hash|not those"):
+        load_model(path)
+
+
+class Payload:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.pkl", "m.safetensors", "encoder.safetensors"])
+def test_pickle_is_not_run(tmp_path, name):
+    target = tmp_path / "made-by-code"
+    if name.startswith("encoder"):
+        path = save_model(trained_model(), tmp_path / "bundle")
+        (path / name).write_bytes(pickle.dumps(Payload(target)))
+    else:
+        path = tmp_path / name
+        path.write_bytes(pickle.dumps(Payload(target)))
+    with pytest.raises(ModelFileError):
+        load_model(path)
+    assert not target.exists()
+
+
+def test_saving_over_a_bundle_and_over_something_else(tmp_path):
+    path = save_model(trained_model(), tmp_path / "bundle")
+    other = trained_model("chowder")
+    assert load_model(save_model(other, path)).content_hash == other.content_hash
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(ModelFileError, match="no model bundle"):
+        save_model(other, tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ModelFileError):
+        save_model(other, tmp_path / "file" / "bundle")
+    with pytest.raises(BadArgumentError, match="int8"):
+        save_model(other, tmp_path / "x", dtype="int8")
+    leftovers = [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")]
+    assert leftovers == []
+
+
+def test_bundle_name_beyond_ascii(tmp_path):
+    path = save_model(trained_model(), tmp_path / "Größe 😐.safetensors")
+    assert pickle.loads(pickle.dumps(load_model(path).encoder)).dim == 16
