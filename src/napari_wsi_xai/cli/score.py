@@ -130,7 +130,9 @@ def score(
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
-    batch_size: Annotated[int, typer.Option(help="Tiles in one forward pass.")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Most tiles in one forward pass; 16, on a GPU 64.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score the tiles of slides with a model.
