@@ -152,10 +152,11 @@ class Session:
         """What napari itself takes for an image and a labels layer, for comparison."""
         self.heart.phase = "napari alone adds layers"
         values = np.zeros((40, 40))
-        added = [self.viewer.add_image(values, contrast_limits=(0, 1))]
+        units = ("um", "um")
+        added = [self.viewer.add_image(values, contrast_limits=(0, 1), units=units)]
 
         def labels() -> None:
-            added.append(self.viewer.add_labels(values.astype(np.uint8)))
+            added.append(self.viewer.add_labels(values.astype(np.uint8), units=units))
             QTimer.singleShot(500, lambda: self._hide(added))
 
         QTimer.singleShot(500, labels)
@@ -177,9 +178,9 @@ class Session:
         QTimer.singleShot(int(self.options.wait * 1000), self._score)
 
     def _pan(self) -> None:
-        y, x = self.viewer.camera.center[-2:]
+        y, x = self.viewer.scene.camera.center[-2:]
         step = 40 * np.sign(np.sin(time.perf_counter()))
-        self.viewer.camera.center = (0, y + step, x + step)
+        self.viewer.scene.camera.center = (0, y + step, x + step)
 
     def _score(self) -> None:
         self.heart.phase = "to first tiles"

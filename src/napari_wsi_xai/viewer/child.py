@@ -11,6 +11,7 @@ import pickle
 import queue
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from typing import IO, Any
 
@@ -20,12 +21,16 @@ from .requests import Cancel, Focus, Request, Score
 
 __all__ = ["main"]
 
+NICENESS = 5
+"""A third of the weight of a window that wants a processor at the same time (Linux)."""
+
 
 def main() -> None:
     """Serve requests until standard input ends."""
     # OpenVINO reports its use to its maker, by forking this process; it does without where the
     # package that does so is missing.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    _be_polite()
     events = _take_output()
     waiting: queue.Queue[Score] = queue.Queue()
     controls: dict[int, RunControl] = {}
@@ -33,10 +38,27 @@ def main() -> None:
         target=_listen, args=(sys.stdin.buffer, waiting, controls), daemon=True
     ).start()
     import_engines()
+    threading.Thread(target=_import_torchvision, daemon=True).start()
     while True:
         request = waiting.get()
         _score(request, controls[request.number], events)
         del controls[request.number]
+
+
+def _be_polite() -> None:
+    """Let the window have a processor first: with all of them computing, it would wait."""
+    with suppress(AttributeError, OSError):  # no such thing on Windows
+        os.nice(NICENESS)
+
+
+def _import_torchvision() -> None:
+    """Have the networks ready: importing them takes longer than all else before a first tile."""
+    try:
+        from ..models.torchvision_import import import_torchvision
+
+        import_torchvision()
+    except (ImportError, RuntimeError):  # a run that needs it will say so
+        return
 
 
 def _take_output() -> IO[bytes]:

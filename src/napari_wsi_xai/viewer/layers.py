@@ -225,8 +225,9 @@ def add_layers(viewer: napari.viewer.Viewer, run: Run) -> list[Layer]:
 
 def add_layer_data(viewer: napari.viewer.Viewer, data: LayerData) -> Layer:
     """Add one layer."""
-    (layer,) = viewer._add_layer_from_data(*data)
-    return layer
+    from napari.layers import Layer as LayerType
+
+    return viewer.add_layer(LayerType.create(*data))
 
 
 def show_colour_bars(layers: list[Layer]) -> None:

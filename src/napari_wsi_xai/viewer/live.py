@@ -12,7 +12,7 @@ from .background import compile_labels, quiet_collector
 from .drain import Event, Failed, Finished, Planned, Preparing, Stepped
 from .layers import add_layer_data, layer_data, layers_of_run, show_colour_bars, update_layers
 from .slide_layers import Placement, find_slide_layer, is_slide_layer, placement_on
-from .view import visible_region
+from .view import camera_of, visible_region
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -147,13 +147,20 @@ class LiveRun(QObject):  # type: ignore[misc]
 
     def start(self) -> None:
         """Start the worker."""
-        self._viewer.camera.events.connect(self._camera_moved)
+        camera_of(self._viewer).events.connect(self._camera_moved)
         self._viewer.layers.events.removed.connect(self._layer_removed)
         self._worker.start()
 
     def cancel(self) -> None:
         """Stop after the forward pass under way; what is complete is kept and stays shown."""
         self._source.cancel()
+
+    def abandon(self) -> None:
+        """Stop at once and say nothing more: whoever listened is gone."""
+        self.blockSignals(True)
+        self.layers.clear()
+        self._to_add.clear()
+        self._source.abandon()
 
     # -- events of the worker --------------------------------------------------------------
 
@@ -180,7 +187,7 @@ class LiveRun(QObject):  # type: ignore[misc]
             return
         self._end = event
         self._camera_rests.stop()
-        self._viewer.camera.events.disconnect(self._camera_moved)
+        camera_of(self._viewer).events.disconnect(self._camera_moved)
         self._viewer.layers.events.removed.disconnect(self._layer_removed)
         if isinstance(event, Failed):
             self.failed.emit(event)

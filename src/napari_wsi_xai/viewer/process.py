@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ..geometry import Region
 from .drain import Event, Failed, Finished
@@ -70,6 +71,10 @@ class _Process:
         if self.alive:
             self._child.terminate()
         self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
 
 
 def start_process() -> None:
@@ -125,6 +130,8 @@ class ProcessRun:
         while not self._abandoned:
             event = process.next_event()
             if event is None:
+                if self._abandoned:
+                    return
                 yield Failed(
                     "the scoring process ended unexpectedly, perhaps for want of memory; finished "
                     "tiles are kept: Score goes on from there."

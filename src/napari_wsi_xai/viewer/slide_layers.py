@@ -174,6 +174,7 @@ def associated_layer_data(slide: Slide) -> list[LayerData]:
 
 def show_associated_images(viewer: napari.viewer.Viewer) -> list[Layer]:
     """Add the label and macro images of the selected slide to the viewer (a menu command)."""
+    from napari.layers import Layer as LayerType
     from napari.utils.notifications import show_info, show_warning
 
     layer = viewer.layers.selection.active
@@ -193,7 +194,7 @@ def show_associated_images(viewer: napari.viewer.Viewer) -> list[Layer]:
         return []
     if not data:
         show_info(f"{slide.name} holds no label or macro image.")
-    return [viewer._add_layer_from_data(*one)[0] for one in data]
+    return [viewer.add_layer(LayerType.create(*one)) for one in data]
 
 
 def is_slide_layer(layer: Layer) -> bool:
@@ -261,11 +262,17 @@ def state_mpp(viewer: napari.viewer.Viewer, layer: Layer, mpp: Mpp) -> None:
     layer.metadata[METADATA_KEY] = metadata
     if len(viewer.layers) > 1:
         return
-    camera = viewer.camera
+    camera = _camera(viewer)
     centre, zoom = camera.center, camera.zoom
     layer.scale, layer.units = mpp, ("um", "um")
     camera.center = (*centre[:-2], centre[-2] * mpp[0], centre[-1] * mpp[1])
     camera.zoom = zoom / mpp[0]
+
+
+def _camera(viewer: napari.viewer.Viewer) -> Any:
+    from .view import camera_of  # which needs the placement above
+
+    return camera_of(viewer)
 
 
 def _metadata(layer: Layer) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .slide_layers import Placement
 if TYPE_CHECKING:
     import napari.viewer
 
-__all__ = ["visible_region", "world_to_level0"]
+__all__ = ["camera_of", "visible_region", "world_to_level0"]
 
 
 def world_to_level0(points_world: np.ndarray, placement: Placement) -> np.ndarray:
@@ -42,8 +42,9 @@ def visible_region(
     """
     if viewer.dims.ndisplay != 2:
         return None
-    centre = np.asarray(viewer.camera.center[-2:], dtype=float)
-    half = np.asarray(_canvas_size(viewer), dtype=float) / max(viewer.camera.zoom, 1e-12) / 2
+    camera = camera_of(viewer)
+    centre = np.asarray(camera.center[-2:], dtype=float)
+    half = np.asarray(_canvas_size(viewer), dtype=float) / max(camera.zoom, 1e-12) / 2
     corners = [centre + half * signs for signs in product((-1, 1), repeat=2)]
     pixels = world_to_level0(np.asarray(corners), placement)
     low = np.clip(np.floor(pixels.min(axis=0)), 0, shape).astype(int)
@@ -52,6 +53,12 @@ def visible_region(
         return None
     height, width = high - low
     return Region(int(low[0]), int(low[1]), int(height), int(width))
+
+
+def camera_of(viewer: napari.viewer.Viewer) -> Any:
+    """The viewer's camera; the attribute moved between versions."""
+    scene = getattr(viewer, "scene", None)
+    return viewer.camera if scene is None else scene.camera
 
 
 def _canvas_size(viewer: napari.viewer.Viewer) -> tuple[int, int]:

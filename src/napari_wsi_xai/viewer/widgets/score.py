@@ -58,6 +58,8 @@ class ScoreSlide(Container[Any]):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         self._viewer = napari_viewer
         self._live: LiveRun | None = None
+        self.asks_for_mpp = False
+        self._shows_more = False
         self._make_fields()
         self._make_output()
         self.mpp_row = row(self.mpp)
@@ -185,12 +187,17 @@ class ScoreSlide(Container[Any]):
 
     def _slide_changed(self, event: Any = None) -> None:
         reference = self.reference
-        self.mpp_row.visible = bool(reference and reference.known and reference.mpp is None)
+        self._ask_for_mpp(bool(reference and reference.known and reference.mpp is None))
         self.score.enabled = reference is not None and not self.running
         if reference is None and not self.running:
             self._say("Open a slide to begin: File, Open, or drop it on the window.")
         elif self._live is None:
             self._say("")
+
+    def _ask_for_mpp(self, missing: bool) -> None:
+        # Not read back from the row: a widget in a hidden dock is invisible whatever it asks.
+        self.asks_for_mpp = missing
+        self.mpp_row.visible = missing
 
     @property
     def reference(self) -> SlideReference | None:
@@ -216,8 +223,8 @@ class ScoreSlide(Container[Any]):
         reference = self.reference
         if reference is None:
             raise BadArgumentError("no slide is chosen: open one first.")
-        stated = self.mpp.value if self.mpp_row.visible and self.mpp.value > 0 else None
-        if stated is None and self.mpp_row.visible:
+        stated = self.mpp.value if self.asks_for_mpp and self.mpp.value > 0 else None
+        if stated is None and self.asks_for_mpp:
             raise BadArgumentError(
                 f"{reference.name} does not say its micrometres per pixel: state them in the "
                 'field "Micrometres per pixel" above.'
@@ -277,7 +284,7 @@ class ScoreSlide(Container[Any]):
             return
         self.result.clear()
         try:
-            if self.mpp_row.visible and self.mpp.value > 0:
+            if self.asks_for_mpp and self.mpp.value > 0:
                 mpp = (self.mpp.value, self.mpp.value)
                 state_mpp(self._viewer, self.slide.value, mpp)
                 self._slide_changed()
@@ -333,7 +340,7 @@ class ScoreSlide(Container[Any]):
     def _failed(self, event: Failed) -> None:
         self._set_running(False)
         if event.missing_mpp:
-            self.mpp_row.visible = True
+            self._ask_for_mpp(True)
         self._complain(event.message)
 
     def _show_result(self, snapshot: Snapshot) -> None:
@@ -352,8 +359,9 @@ class ScoreSlide(Container[Any]):
         show_warning(message)
 
     def _toggle_more(self) -> None:
-        self.more.visible = not self.more.visible
-        self.more_button.text = "▾ Fewer options" if self.more.visible else "▸ More options"
+        self._shows_more = not self._shows_more
+        self.more.visible = self._shows_more
+        self.more_button.text = "▾ Fewer options" if self._shows_more else "▸ More options"
 
 
 def _text() -> QLabel:
@@ -369,4 +377,4 @@ def _abandon(state: dict[str, Any], *_: Any) -> None:
     """Stop the run of a widget that is being deleted."""
     live = state.get("_live")
     if live is not None:
-        live.cancel()
+        live.abandon()

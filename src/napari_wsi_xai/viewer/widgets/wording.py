@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["duration", "note_text", "progress_text", "result_html"]
 
-BAR_CHARACTERS = 14
+BAR_CHARACTERS = 36
 
 
 def duration(seconds: float) -> str:
@@ -60,14 +60,14 @@ def result_html(snapshot: Snapshot, accent: str, quiet: str) -> str:
     ranked = sorted(snapshot.probabilities.items(), key=lambda item: -item[1])
     rows = []
     for place, (name, probability) in enumerate(ranked):
-        bar = "█" * max(1, round(BAR_CHARACTERS * probability))
+        bar = "&nbsp;" * max(1, round(BAR_CHARACTERS * probability))
         colour = accent if place == 0 else quiet
         weight = "600" if place == 0 else "400"
         style = f"font-weight:{weight}; padding-right:10px"
         rows.append(
             f"<tr><td style='{style}'>{escape(name)}</td>"
             f"<td align='right' style='{style}'>{percent(probability)}</td>"
-            f"<td style='color:{colour}; font-size:8pt'>{bar}</td></tr>"
+            f"<td><span style='background-color:{colour}; font-size:7pt'>{bar}</span></td></tr>"
         )
     standing = escape(snapshot.standing)
     if not snapshot.complete:
@@ -84,4 +84,4 @@ def note_text(loaded: bool, cancelled: bool, note: str) -> str:
         return "A finished result was found and loaded; nothing was computed."
     if cancelled:
         return "Cancelled. What is done is kept: Score goes on from there."
-    return f"Done. Precision {note}." if note else "Done."
+    return f"Done. Precision {note.rstrip('.')}." if note else "Done."

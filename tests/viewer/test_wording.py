@@ -1,0 +1,67 @@
+"""What the widget says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_wsi_xai.runs import Progress
+from napari_wsi_xai.viewer.snapshot import Snapshot
+from napari_wsi_xai.viewer.widgets.wording import (
+    duration,
+    note_text,
+    percent,
+    progress_text,
+    result_html,
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (22, "22 s"), (59.6, "1 min 00 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_progress_names_tiles_speed_reading_and_time_left() -> None:
+    progress = Progress(312, 1204, 5, 20, 41.2, 1.2, 8.8, 21.9, 0, "scoring")
+    assert progress_text(progress) == "312 of 1,204 tiles · 41 tiles/s (reading 12 %) · 22 s left"
+
+
+def test_progress_before_the_first_tile_says_what_is_done() -> None:
+    progress = Progress(0, 1204, 0, 20, None, 0, 0, None, 0, "preparing the model")
+    assert progress_text(progress) == "0 of 1,204 tiles · preparing the model"
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [(0, "0 %"), (0.001, "under 1 %"), (0.934, "93 %"), (0.9999, "over 99 %"), (1, "100 %")],
+)
+def test_probabilities_are_not_rounded_to_certainty(probability: float, text: str) -> None:
+    assert percent(probability) == text
+
+
+def make_snapshot(complete: bool, failed: int = 0) -> Snapshot:
+    probabilities = {"normal": 0.07, "tumor <b>": 0.93}
+    return Snapshot({}, probabilities, 312, 1204, complete, failed, np.zeros((1, 1), np.uint8), {})
+
+
+def test_result_shows_the_likeliest_class_first_and_that_it_is_provisional() -> None:
+    text = result_html(make_snapshot(False, failed=2), "#111111", "#222222")
+    assert text.index("tumor &lt;b&gt;") < text.index("normal")
+    assert "93 %" in text
+    assert "provisional, 312 of 1,204 tissue tiles" in text
+    assert "2 tiles could not be read" in text
+
+
+def test_result_of_a_complete_run_is_not_provisional() -> None:
+    text = result_html(make_snapshot(True), "#111111", "#222222")
+    assert "provisional" not in text
+    assert "all 1,204 tissue tiles" in text
+
+
+def test_endings() -> None:
+    assert "loaded" in note_text(loaded=True, cancelled=False, note="")
+    assert "Cancelled" in note_text(loaded=False, cancelled=True, note="")
+    assert note_text(False, False, "float32") == "Done. Precision float32."
