@@ -204,6 +204,9 @@ def test_lazy_arrays_compute_only_what_is_asked_for(tmp_path, textured_slide, ti
     all_scores = run.tile_scores.compute()[..., 0]
     np.testing.assert_allclose(all_scores, whole.maps["tile-scores/all"], rtol=1e-4, equal_nan=True)
     assert set(run.plan.blocks) == run.store.blocks_done()
+    assert run.complete
+    assert "scoring" not in [step.message for step in run]
+    assert run.result == whole.result
 
 
 def test_float16_store_keeps_the_decision(tmp_path, textured_slide, tiny_model):

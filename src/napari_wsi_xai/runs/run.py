@@ -115,7 +115,9 @@ class Run:
 
     @property
     def done(self) -> int:
-        """Number of tissue tiles dealt with so far."""
+        """Number of tissue tiles dealt with so far, here or through the lazy arrays."""
+        if self._queue is None:  # while this run works, it alone knows best
+            self._done |= self.store.blocks_done()
         return sum(self._tiles_in(block) for block in self._done)
 
     @property
@@ -153,6 +155,7 @@ class Run:
         if self.plan is None or self.head is None:
             return
         self._cancel.clear()
+        self._done |= self.store.blocks_done()
         meter = self._meter()
         if meter.tiles_done < meter.tiles_total:
             yield meter.now("preparing the model")

@@ -63,4 +63,5 @@ def _sample(plan: RunPlan, slide: Slide) -> NDArray[np.uint8]:
 
 def _spread(index: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """``count`` rows of ``index``, evenly spaced, or all of them."""
-    return index[np.linspace(0, len(index) - 1, min(count, len(index))).astype(int)]
+    picked = np.linspace(0, len(index) - 1, min(count, len(index))).astype(int)
+    return np.asarray(index[picked])
