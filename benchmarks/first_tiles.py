@@ -230,6 +230,17 @@ class Session:
         self.viewer.screenshot(str(path), canvas_only=False, flash=False)
 
 
+def shrink(folder: Path, prefix: str) -> None:
+    """Reduce the pictures to 200 colours: a third of the size, and no difference to be seen."""
+    from PIL import Image
+
+    for name in ("first-tiles", "finished"):
+        path = folder / f"{prefix}{name}.png"
+        if path.is_file():
+            picture = Image.open(path).convert("RGB").quantize(200, dither=Image.Dither.NONE)
+            picture.save(path, optimize=True)
+
+
 def make_model(options: Any, folder: str) -> str | None:
     """A bundle made in another process: torch must not be in memory before *Score*."""
     if options.encoder is None:
@@ -260,6 +271,8 @@ def main() -> None:
     finally:
         for burner in burners:
             burner.kill()
+    if options.images is not None:
+        shrink(options.images, options.prefix)
     print(json.dumps({"seconds": session.times, "gaps": session.heart.report()}, indent=1))
     if session.failed:
         raise SystemExit(session.failed)

@@ -64,4 +64,4 @@ def test_result_of_a_complete_run_is_not_provisional() -> None:
 def test_endings() -> None:
     assert "loaded" in note_text(loaded=True, cancelled=False, note="")
     assert "Cancelled" in note_text(loaded=False, cancelled=True, note="")
-    assert note_text(False, False, "float32") == "Done. Precision float32."
+    assert note_text(False, False, "float32") == "Done. Precision: float32."

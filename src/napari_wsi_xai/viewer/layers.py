@@ -237,7 +237,7 @@ def show_colour_bars(layers: list[Layer]) -> None:
     whenever limits move.
     """
     for layer in layers:
-        if type(layer).__name__ == "Image" and layer.visible and hasattr(layer, "colorbar"):
+        if _key(layer) != TOP_TILES_KEY and layer.visible and hasattr(layer, "colorbar"):
             layer.colorbar.visible = True
 
 

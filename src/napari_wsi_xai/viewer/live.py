@@ -213,13 +213,17 @@ class LiveRun(QObject):  # type: ignore[misc]
 
     def _add_next(self) -> None:
         """Add one layer, then let the window breathe: napari builds its controls meanwhile."""
+        selection = self._viewer.layers.selection
         if not self._to_add:
-            if self._selected is not None and self._selected in self._viewer.layers:
-                self._viewer.layers.selection.active = self._selected
+            known = self._selected in self._viewer.layers
+            selection.active = self._selected if known else None
             return
         assert self._facts is not None
         assert self._latest is not None
-        layer = add_layer_data(self._viewer, self._to_add.pop(0))
+        # Nobody hears that napari selects each new layer: showing its controls takes as long
+        # again as adding it, and the layer selected before stays selected in the end.
+        with selection.events.blocker_all():
+            layer = add_layer_data(self._viewer, self._to_add.pop(0))
         self.layers.append(layer)
         update_layers([layer], self._facts, self._latest)
         self._next_layer.start()
@@ -233,7 +237,8 @@ class LiveRun(QObject):  # type: ignore[misc]
         """The run ends with its slide, or with the last of its layers."""
         removed = event.value
         had_layers = bool(self.layers)
-        self.layers = [layer for layer in self.layers if layer is not removed]
+        # Not by identity: the viewer that napari hands to plugins wraps its layers anew each time.
+        self.layers = [layer for layer in self.layers if layer != removed]
         lost_slide = (
             self._facts is not None
             and is_slide_layer(removed)

@@ -201,8 +201,11 @@ def is_slide_layer(layer: Layer) -> bool:
     """Whether the layer shows a slide: opened by this plugin, or by another from a slide file."""
     if _metadata(layer).get("kind") == "slide":
         return True
+    from napari.layers import Image
+
     path = layer.source.path
-    if path is None or type(layer).__name__ != "Image" or not layer.rgb or layer.ndim != 2:
+    # ``isinstance`` also sees through the proxies that napari hands to plugins.
+    if path is None or not isinstance(layer, Image) or not layer.rgb or layer.ndim != 2:
         return False
     return Path(str(path).rstrip("/")).suffix.lower() in SLIDE_SUFFIXES
 

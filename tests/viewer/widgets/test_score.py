@@ -73,8 +73,9 @@ def test_a_slide_is_scored_from_button_to_final_maps(
     assert about["probabilities"] == finished.probabilities
     assert about["provisional"] is False
     assert "all 182 tissue tiles" in here.widget.result.text()
-    assert here.widget.status.text().startswith("Done. Precision float32")
+    assert here.widget.status.text().startswith("Done. Precision: float32")
     assert here.viewer.layers.selection.active.name == "small"
+    assert here.map().colorbar.visible
     top = here.viewer.layers["small · top tiles"]
     best = np.unravel_index(np.nanargmax(finished.maps["tile-scores/all"]), (13, 16))
     assert (top.features["row"][1], top.features["column"][1]) == best

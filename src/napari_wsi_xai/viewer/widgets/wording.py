@@ -84,4 +84,4 @@ def note_text(loaded: bool, cancelled: bool, note: str) -> str:
         return "A finished result was found and loaded; nothing was computed."
     if cancelled:
         return "Cancelled. What is done is kept: Score goes on from there."
-    return f"Done. Precision {note.rstrip('.')}." if note else "Done."
+    return f"Done. Precision: {note.rstrip('.')}." if note else "Done."
