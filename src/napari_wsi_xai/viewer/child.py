@@ -27,9 +27,6 @@ NICENESS = 5
 
 def main() -> None:
     """Serve requests until standard input ends."""
-    # OpenVINO reports its use to its maker, by forking this process; it does without where the
-    # package that does so is missing.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     _be_polite()
     events = _take_output()
     waiting: queue.Queue[Score] = queue.Queue()

@@ -37,7 +37,7 @@ def demo_slide() -> list[LayerData]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not _is_whole(path):
         _draw_with_dialog(path)
-    return [*_slide(path), truth_layer_data(path)]
+    return [*_slide(path), truth_layer_data(path, _truth_path(path))]
 
 
 def _slide(path: Path) -> list[LayerData]:
@@ -46,14 +46,14 @@ def _slide(path: Path) -> list[LayerData]:
     return [slide_layer_data(open_slide(path))]
 
 
-def truth_layer_data(slide_path: Path) -> LayerData:
-    """Ground truth of a demo slide as Shapes in micrometres, from the GeoJSON beside it."""
+def truth_layer_data(slide_path: Path, truth_path: Path) -> LayerData:
+    """Ground truth of a demo slide, a GeoJSON file, as Shapes in micrometres."""
     from ..annotations import read_geojson
     from ..slides import open_slide
 
     with open_slide(slide_path) as slide:
         mpp, name = slide.require_mpp(), slide.name
-    polygons = [annotation.geometry for annotation in read_geojson(_truth_path(slide_path))]
+    polygons = [annotation.geometry for annotation in read_geojson(truth_path)]
     # napari puts pixel centres on whole numbers, the outlines' pixel corners are whole.
     rings = [np.asarray(one.exterior.coords)[:-1, ::-1] - 0.5 for one in polygons]
     keywords = {

@@ -13,7 +13,8 @@ from napari_wsi_xai.viewer import drain
 from napari_wsi_xai.viewer.reader import read_slide
 from napari_wsi_xai.viewer.slide_layers import METADATA_KEY
 from napari_wsi_xai.viewer.widgets.fields import BUNDLE, PARTS
-from napari_wsi_xai.viewer.widgets.score import EVERYTHING, VIEW, ScoreSlide
+from napari_wsi_xai.viewer.widgets.form import EVERYTHING, VIEW
+from napari_wsi_xai.viewer.widgets.score import ScoreSlide
 
 TIMEOUT_MS = 30_000
 
