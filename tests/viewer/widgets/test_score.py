@@ -256,6 +256,16 @@ def test_removing_the_slide_ends_the_run(bench: Callable[..., Bench], slide_path
     assert blocker.args[0].cancelled
 
 
+def test_a_closed_widget_hears_no_more_of_layers(
+    bench: Callable[..., Bench], slide_path: Path
+) -> None:
+    here = bench(slide_path)
+    with here.qtbot.waitSignal(here.widget.native.destroyed):
+        here.widget.native.deleteLater()
+    here.viewer.add_points([[1, 1]])
+    here.viewer.layers.selection.active = here.slide
+
+
 def test_closing_the_window_ends_the_run_at_once(
     bench: Callable[..., Bench], slide_path: Path
 ) -> None:

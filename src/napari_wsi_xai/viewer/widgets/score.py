@@ -35,6 +35,7 @@ class ScoreSlide(ScoreForm):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         self._live: LiveRun | None = None
+        self._listening: list[tuple[Any, Any]] = []
         super().__init__(napari_viewer)
         self._connect()
         self._refresh_choices()
@@ -46,11 +47,16 @@ class ScoreSlide(ScoreForm):
         self.score.clicked.connect(self.start)
         self.cancel.clicked.connect(self.stop)
         self.slide.changed.connect(self._slide_changed)
-        layers = self._viewer.layers.events
-        for event in (layers.inserted, layers.removed, layers.reordered):
-            event.connect(self._refresh_choices)
-        self._viewer.layers.selection.events.active.connect(self._selection_changed)
-        # A lambda without self: the widget is half gone by the time Qt sends this.
+        layers = self._viewer.layers
+        self._listening = [
+            (layers.events.inserted, self._refresh_choices),
+            (layers.events.removed, self._refresh_choices),
+            (layers.events.reordered, self._refresh_choices),
+            (layers.selection.events.active, self._selection_changed),
+        ]
+        for event, callback in self._listening:
+            event.connect(callback)
+        # Not a method of self: the widget is half gone by the time Qt sends this.
         self.native.destroyed.connect(partial(_abandon, self.__dict__))
 
     def _refresh_choices(self, event: Any = None) -> None:
@@ -162,7 +168,9 @@ class ScoreSlide(ScoreForm):
 
 
 def _abandon(state: dict[str, Any], *_: Any) -> None:
-    """Stop the run of a widget that is being deleted."""
+    """Stop the run of a widget that is being deleted, and what the viewer would tell it."""
+    for event, callback in state.get("_listening", ()):
+        event.disconnect(callback)
     live = state.get("_live")
     if live is not None:
         live.abandon()
