@@ -28,6 +28,15 @@ def test_slides_and_runs_open_as_layers(cli, viewer, shared_data, bundle, tmp_pa
     assert len([layer for layer in viewer.layers if getattr(layer, "multiscale", False)]) == 1
 
 
+def test_the_demo_is_shown_with_its_ground_truth(cli, viewer, tmp_path):
+    result = cli("demo", "--size", "2000", "--out", tmp_path / "demo", "--view")
+    assert result.status == 0, result.err
+    names = [layer.name for layer in viewer.layers]
+    assert names[0] == "demo"
+    assert names[-1] == "demo · ground truth"
+    assert len(viewer.layers[-1].data) > 0
+
+
 @pytest.mark.parametrize("name", ["a.svs", "a.wsixai.zarr", "a.png"])
 def test_what_cannot_be_shown_opens_no_window(cli, slide, tmp_path, monkeypatch, name):
     monkeypatch.setattr("napari.Viewer", lambda: pytest.fail("a window was opened"))

@@ -1,5 +1,7 @@
 """Engines: same numbers as the network, same bits every time, honest half precision."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -291,3 +293,16 @@ def test_cosines_in_closed_form():
     a = np.array([[1, 0], [1, 1], [0, 0], [0, 0], [np.nan, 1], [2, 0]], np.float32)
     b = np.array([[1, 0], [1, 0], [0, 0], [1, 0], [1, 1], [-3, 0]], np.float32)
     np.testing.assert_allclose(precision.cosines(a, b), [1, 2**-0.5, 1, 0, 0, -1], atol=1e-7)
+
+
+def test_openvino_reports_nothing_to_anybody():
+    """Converting and running leaves the package that phones home unimported."""
+    code = (
+        "import sys, numpy as np\n"
+        "from napari_wsi_xai.models import EncoderSpec, build_encoder\n"
+        "encoder = build_encoder(EncoderSpec('small', 'small-8-16', None))\n"
+        "engine = encoder.prepare('float32', engine='openvino')\n"
+        "engine.encode(np.zeros((1, 64, 64, 3), np.uint8))\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -45,7 +45,7 @@ def demo(
     if view:
         from napari_wsi_xai.cli.view import open_window
 
-        open_window([str(result.store)])
+        open_window([str(result.store)], truth=(result.slide, result.truth))
 
 
 class _Stages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,8 +25,15 @@ def view(
     open_window(paths)
 
 
-def open_window(paths: list[str]) -> None:
+def open_window(paths: list[str], truth: tuple[Path, Path] | None = None) -> None:
     """Show slides and result stores in napari until its window is closed.
+
+    Parameters
+    ----------
+    paths
+        Slides and result stores, shown from the first upwards.
+    truth
+        A demo slide and its outlines, to lay on top.
 
     Raises
     ------
@@ -47,6 +55,10 @@ def open_window(paths: list[str]) -> None:
     for path, reader in zip(paths, readers, strict=True):
         for data in reader(path):
             add_layer_data(viewer, data)
+    if truth is not None:
+        from napari_wsi_xai.viewer.sample_data import truth_layer_data
+
+        add_layer_data(viewer, truth_layer_data(*truth))
     napari.run()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -131,6 +132,9 @@ def convert(encoder: Encoder) -> Any:
 
 
 def _openvino() -> Any:
+    # Its converter reports its use over the network; a program that reads patients' slides must
+    # not. It does without where the package for that cannot be imported.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:

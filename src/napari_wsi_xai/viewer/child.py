@@ -6,6 +6,7 @@ both as a stream of pickles between a parent and its own child. It ends when the
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import queue
@@ -15,9 +16,8 @@ from contextlib import suppress
 from functools import partial
 from typing import IO, Any
 
-from .background import import_engines
-from .drain import Failed, Finished, RunControl, drain
-from .requests import Cancel, Focus, Request, Score
+from napari_wsi_xai.viewer.drain import Failed, Finished, RunControl, drain
+from napari_wsi_xai.viewer.requests import Cancel, Focus, Request, Score
 
 __all__ = ["main"]
 
@@ -34,7 +34,8 @@ def main() -> None:
     threading.Thread(
         target=_listen, args=(sys.stdin.buffer, waiting, controls), daemon=True
     ).start()
-    import_engines()
+    _import("napari_wsi_xai.models.bundle")
+    _import("napari_wsi_xai.runs")
     threading.Thread(target=_import_torchvision, daemon=True).start()
     while True:
         request = waiting.get()
@@ -48,14 +49,18 @@ def _be_polite() -> None:
         os.nice(NICENESS)
 
 
+def _import(name: str) -> None:
+    """Import before anything is asked for. A failure is not told: the run will, in its words."""
+    with suppress(ImportError):
+        importlib.import_module(name)
+
+
 def _import_torchvision() -> None:
     """Have the networks ready: importing them takes longer than all else before a first tile."""
-    try:
-        from ..models.torchvision_import import import_torchvision
+    with suppress(ImportError, RuntimeError):
+        from napari_wsi_xai.models.torchvision_import import import_torchvision
 
         import_torchvision()
-    except (ImportError, RuntimeError):  # a run that needs it will say so
-        return
 
 
 def _take_output() -> IO[bytes]:
@@ -85,7 +90,7 @@ def _listen(
 
 
 def _score(request: Score, control: RunControl, events: IO[bytes]) -> None:
-    from .scoring import plan_run
+    from napari_wsi_xai.viewer.scoring import plan_run
 
     ended = False
     for event in drain(partial(plan_run, request.inputs), control):

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MissingMppError, RunError, WsiXaiError
-from .background import import_engines, quiet_collector
-from .snapshot import RunFacts, Snapshot
+from napari_wsi_xai.errors import MissingMppError, RunError, WsiXaiError
+from napari_wsi_xai.viewer.snapshot import RunFacts, Snapshot
 
 if TYPE_CHECKING:
-    from ..geometry import Region
-    from ..runs import Progress, Run
+    from napari_wsi_xai.geometry import Region
+    from napari_wsi_xai.runs import Progress, Run
 
 __all__ = ["Event", "Failed", "Finished", "Planned", "Preparing", "RunControl", "Stepped", "drain"]
 
@@ -113,8 +112,8 @@ class RunControl:
 def drain(plan: Callable[[], Generator[str, None, Run]], control: RunControl) -> Iterator[Event]:
     """Plan a run and work it off.
 
-    Errors end the stream with :class:`Failed`; nothing is raised, because napari would show a
-    traceback, and because its workers swallow ``RuntimeError``, the kind torch raises.
+    Errors end the stream with :class:`Failed`; nothing is raised, so that whoever listens always
+    has a sentence to show.
 
     Parameters
     ----------
@@ -123,22 +122,20 @@ def drain(plan: Callable[[], Generator[str, None, Run]], control: RunControl) ->
     control
         Steers the work.
     """
-    with quiet_collector():
-        try:
-            yield Preparing("Starting")
-            import_engines()
-            run = yield from _messages(plan(), control)
-            if run is None:
-                yield Finished(None, cancelled=True)
-                return
-            yield from _work_off(run, control)
-        except WsiXaiError as error:
-            yield Failed(_sentence(error), missing_mpp=isinstance(error, MissingMppError))
-        except MemoryError:
-            yield Failed("not enough memory: close other programs, or choose a smaller region.")
-        except Exception as error:  # a fault of ours or of a library: still one sentence
-            logging.getLogger(__name__).exception("scoring failed")
-            yield Failed(f"unexpected {type(error).__name__}: {_sentence(error)}")
+    try:
+        yield Preparing("Starting")
+        run = yield from _messages(plan(), control)
+        if run is None:
+            yield Finished(None, cancelled=True)
+            return
+        yield from _work_off(run, control)
+    except WsiXaiError as error:
+        yield Failed(_sentence(error), missing_mpp=isinstance(error, MissingMppError))
+    except MemoryError:
+        yield Failed("not enough memory: close other programs, or choose a smaller region.")
+    except Exception as error:  # a fault of ours or of a library: still one sentence
+        logging.getLogger(__name__).exception("scoring failed")
+        yield Failed(f"unexpected {type(error).__name__}: {_sentence(error)}")
 
 
 def _messages(
@@ -203,7 +200,7 @@ def _with_empty_maps(run: Run) -> Snapshot:
     if not run.maps and run.head is not None:
         import torch
 
-        from ..runs.maps import maps_from_output
+        from napari_wsi_xai.runs.maps import maps_from_output
 
         with torch.inference_mode():
             output = run.head(torch.zeros(1, run.head.in_features))

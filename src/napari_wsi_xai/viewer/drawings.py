@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadArgumentError
-from ..tiles import TissueMask
-from .slide_layers import Placement
-from .view import world_to_level0
+from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.tiles import TissueMask
+from napari_wsi_xai.viewer.slide_layers import Placement
+from napari_wsi_xai.viewer.view import world_to_level0
 
 if TYPE_CHECKING:
     from napari.layers import Labels, Layer, Shapes

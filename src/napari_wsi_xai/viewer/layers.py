@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .colours import diverging, label_colours, sequential
-from .slide_layers import METADATA_KEY, LayerData, Placement, find_slide_layer, placement_on
-from .snapshot import (
+from napari_wsi_xai.viewer.colours import diverging, label_colours, sequential
+from napari_wsi_xai.viewer.slide_layers import (
+    METADATA_KEY,
+    LayerData,
+    Placement,
+    find_slide_layer,
+    placement_on,
+)
+from napari_wsi_xai.viewer.snapshot import (
     METHOD_WORDS,
     TOP_TILES,
     RunFacts,
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Layer
 
-    from ..runs import Run
+    from napari_wsi_xai.runs import Run
 
 __all__ = [
     "MapStyle",

@@ -8,19 +8,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 from napari.qt.threading import GeneratorWorker, create_worker
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from .background import compile_labels, quiet_collector
-from .drain import Event, Failed, Finished, Planned, Preparing, Stepped
-from .layers import add_layer_data, layer_data, layers_of_run, show_colour_bars, update_layers
-from .slide_layers import Placement, find_slide_layer, is_slide_layer, placement_on
-from .view import camera_of, visible_region
+from napari_wsi_xai.viewer.background import compile_labels, quiet_collector
+from napari_wsi_xai.viewer.drain import Event, Failed, Finished, Planned, Preparing, Stepped
+from napari_wsi_xai.viewer.layers import (
+    add_layer_data,
+    layer_data,
+    layers_of_run,
+    show_colour_bars,
+    update_layers,
+)
+from napari_wsi_xai.viewer.slide_layers import (
+    Placement,
+    find_slide_layer,
+    is_slide_layer,
+    placement_on,
+)
+from napari_wsi_xai.viewer.view import camera_of, visible_region
 
 if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Layer
 
-    from ..geometry import Region
-    from .slide_layers import LayerData
-    from .snapshot import RunFacts, Snapshot
+    from napari_wsi_xai.geometry import Region
+    from napari_wsi_xai.viewer.slide_layers import LayerData
+    from napari_wsi_xai.viewer.snapshot import RunFacts, Snapshot
 
 __all__ = ["LiveRun", "RunSource"]
 

@@ -17,10 +17,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
-from ..geometry import Region
-from .drain import Event, Failed, Finished
-from .requests import Cancel, Focus, Request, Score
-from .scoring import ScoreInputs
+from napari_wsi_xai.geometry import Region
+from napari_wsi_xai.viewer.drain import Event, Failed, Finished
+from napari_wsi_xai.viewer.requests import Cancel, Focus, Request, Score
+from napari_wsi_xai.viewer.scoring import ScoreInputs
 
 __all__ = ["ProcessRun", "start_process"]
 

@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from .slide_layers import (
+from napari_wsi_xai.viewer.slide_layers import (
     SLIDE_SUFFIXES,
     LayerData,
     find_slide_layer,
@@ -70,7 +70,7 @@ def _is_run_store(source: str) -> bool:
 
 def _opens_as_slide(source: str) -> bool:
     """Open the slide to see; a plain photograph in a TIFF is left to other readers."""
-    from ..slides import open_slide
+    from napari_wsi_xai.slides import open_slide
 
     with open_slide(source) as slide:
         pyramid = len(slide.levels) > 1
@@ -88,7 +88,7 @@ def read_slide(path: str | PathLike[str]) -> list[LayerData]:
     SlideError
         The slide cannot be opened or read.
     """
-    from ..slides import open_slide
+    from napari_wsi_xai.slides import open_slide
 
     slide = open_slide(fspath(path))
     if slide.mpp is None:
@@ -109,10 +109,10 @@ def read_run(path: str | PathLike[str]) -> list[LayerData]:
     StoreError
         The store cannot be read.
     """
-    from ..errors import SlideError
-    from ..runs import ResultStore, Run
-    from .layers import layer_data
-    from .snapshot import RunFacts, Snapshot
+    from napari_wsi_xai.errors import SlideError
+    from napari_wsi_xai.runs import ResultStore, Run
+    from napari_wsi_xai.viewer.layers import layer_data
+    from napari_wsi_xai.viewer.snapshot import RunFacts, Snapshot
 
     # Not ``open_run``: a model is not needed, and the models' room takes seconds to import.
     run = Run(ResultStore.open(Path(fspath(path))))

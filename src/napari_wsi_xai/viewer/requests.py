@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..geometry import Region
-from .scoring import ScoreInputs
+from napari_wsi_xai.geometry import Region
+from napari_wsi_xai.viewer.scoring import ScoreInputs
 
 __all__ = ["Cancel", "Focus", "Request", "Score"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RunError
-from .settings import cache_folder
-from .slide_layers import METADATA_KEY, LayerData, slide_layer_data
+from napari_wsi_xai.errors import RunError
+from napari_wsi_xai.viewer.settings import cache_folder
+from napari_wsi_xai.viewer.slide_layers import METADATA_KEY, LayerData, slide_layer_data
 
 __all__ = ["demo_slide", "truth_layer_data"]
 
@@ -41,15 +41,15 @@ def demo_slide() -> list[LayerData]:
 
 
 def _slide(path: Path) -> list[LayerData]:
-    from ..slides import open_slide
+    from napari_wsi_xai.slides import open_slide
 
     return [slide_layer_data(open_slide(path))]
 
 
 def truth_layer_data(slide_path: Path, truth_path: Path) -> LayerData:
     """Ground truth of a demo slide, a GeoJSON file, as Shapes in micrometres."""
-    from ..annotations import read_geojson
-    from ..slides import open_slide
+    from napari_wsi_xai.annotations import read_geojson
+    from napari_wsi_xai.slides import open_slide
 
     with open_slide(slide_path) as slide:
         mpp, name = slide.require_mpp(), slide.name
@@ -82,8 +82,8 @@ def _is_whole(path: Path) -> bool:
 
 def _draw(path: Path, report: Report) -> None:
     """Draw slide and outlines; each file appears when it is whole."""
-    from ..annotations import Annotation, write_geojson
-    from ..demo import make_demo_slide
+    from napari_wsi_xai.annotations import Annotation, write_geojson
+    from napari_wsi_xai.demo import make_demo_slide
 
     demo = make_demo_slide(path, seed=SEED, shape=SHAPE, progress=report)
     truth = [Annotation(polygon, "tumour nest", "tumor") for polygon in demo.truth]

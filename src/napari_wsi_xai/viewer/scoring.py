@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import BadArgumentError, GridError, StoreMismatchError
-from ..geometry import Mpp, Region
-from ..tiles import TissueMask, TissueOptions
-from .drawings import LabelsDrawing
+from napari_wsi_xai.errors import BadArgumentError, GridError, StoreMismatchError
+from napari_wsi_xai.geometry import Mpp, Region
+from napari_wsi_xai.tiles import TissueMask, TissueOptions
+from napari_wsi_xai.viewer.drawings import LabelsDrawing
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
-    from ..models import Model
-    from ..runs import Run
-    from ..slides import Slide
+    from napari_wsi_xai.models import Model
+    from napari_wsi_xai.runs import Run
+    from napari_wsi_xai.slides import Slide
 
 __all__ = ["ModelChoice", "ScoreInputs", "TissueChoice", "plan_run", "result_folder"]
 
@@ -137,7 +137,7 @@ def plan_run(inputs: ScoreInputs) -> Generator[str, None, Run]:
     WsiXaiError
         Anything of the error tree; its message is for the user.
     """
-    from ..slides import open_slide
+    from napari_wsi_xai.slides import open_slide
 
     yield "Opening the slide"
     slide = open_slide(inputs.source, mpp=inputs.mpp)
@@ -162,10 +162,10 @@ def load_choice(choice: ModelChoice) -> Model:
     ModelError
         It cannot be loaded.
     """
-    from ..models import load_model
+    from napari_wsi_xai.models import load_model
 
     if choice.kind == "demo":
-        from ..demo import demo_model_path
+        from napari_wsi_xai.demo import demo_model_path
 
         return load_model(demo_model_path())
     if choice.kind == "bundle":
@@ -176,9 +176,9 @@ def load_choice(choice: ModelChoice) -> Model:
 
 
 def _model_of_parts(choice: ModelChoice) -> Model:
-    from ..models import build_encoder, build_model
-    from ..models.encoders.loading import load_weights
-    from ..models.tensor_files import read_state_dict
+    from napari_wsi_xai.models import build_encoder, build_model
+    from napari_wsi_xai.models.encoders.loading import load_weights
+    from napari_wsi_xai.models.tensor_files import read_state_dict
 
     encoder = build_encoder(choice.encoder, weights=choice.encoder_weights)
     model = build_model(
@@ -194,8 +194,8 @@ def _model_of_parts(choice: ModelChoice) -> Model:
 
 def _tissue_mask(choice: TissueChoice, slide: Slide) -> TissueMask | None:
     """The mask, made once: several stores may be tried with it. None where every tile counts."""
-    from ..runs.score import mask_of_polygons
-    from ..tiles import tissue_mask
+    from napari_wsi_xai.runs.score import mask_of_polygons
+    from napari_wsi_xai.tiles import tissue_mask
 
     if choice.labels is not None:
         return choice.labels.mask()
@@ -206,7 +206,7 @@ def _tissue_mask(choice: TissueChoice, slide: Slide) -> TissueMask | None:
 
 def _open_or_begin(inputs: ScoreInputs, slide: Slide, model: Model, mask: TissueMask | None) -> Run:
     """The run in the first store that is free or holds the same work."""
-    from ..runs import score
+    from napari_wsi_xai.runs import score
 
     options = inputs.tissue.options
     for path in _stores(result_folder(inputs), inputs.name):
@@ -253,7 +253,7 @@ def _only_blocks_under(run: Run, outlines: tuple[BaseGeometry, ...]) -> Run:
     """The same run, of the blocks that touch the outlines (level-0 pixels, x and y)."""
     import shapely
 
-    from ..runs import Run as RunOfBlocks
+    from napari_wsi_xai.runs import Run as RunOfBlocks
 
     assert run.plan is not None
     wanted = shapely.union_all(np.asarray(outlines, dtype=object))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import SlideError
-from ..geometry import LayerTransform, Mpp
+from napari_wsi_xai.errors import SlideError
+from napari_wsi_xai.geometry import LayerTransform, Mpp
 
 if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Layer
 
-    from ..slides import Slide
+    from napari_wsi_xai.slides import Slide
 
 __all__ = [
     "METADATA_KEY",
@@ -136,7 +136,7 @@ def slide_layer_data(slide: Slide) -> LayerData:
 
 def _levels(slide: Slide) -> list[Any]:
     """Levels for napari: Zarr arrays and, last, a small picture in memory."""
-    from ..tiles.overview import read_overview
+    from napari_wsi_xai.tiles.overview import read_overview
 
     *finer, coarsest = slide.levels
     whole = slide.bounds.origin == (0, 0) and slide.bounds.shape == slide.shape
@@ -184,7 +184,7 @@ def show_associated_images(viewer: napari.viewer.Viewer) -> list[Layer]:
     if reference is None:
         show_warning("Select the layer of a slide first.")
         return []
-    from ..slides import open_slide
+    from napari_wsi_xai.slides import open_slide
 
     try:
         slide = open_slide(reference.source, mpp=reference.mpp if reference.mpp_stated else None)
@@ -273,7 +273,7 @@ def state_mpp(viewer: napari.viewer.Viewer, layer: Layer, mpp: Mpp) -> None:
 
 
 def _camera(viewer: napari.viewer.Viewer) -> Any:
-    from .view import camera_of  # which needs the placement above
+    from napari_wsi_xai.viewer.view import camera_of  # which needs the placement above
 
     return camera_of(viewer)
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ..runs import Run
-    from ..tiles import TileGrid
+    from napari_wsi_xai.runs import Run
+    from napari_wsi_xai.tiles import TileGrid
 
 __all__ = ["RunFacts", "Snapshot", "frame_parts", "label_top_tiles", "tile_scores"]
 
@@ -164,7 +164,7 @@ def label_top_tiles(
         One row per label, first the background's row 0: index, class, score, row, column,
         y_level0, x_level0.
     """
-    from ..runs import TopTile, top_tiles
+    from napari_wsi_xai.runs import TopTile, top_tiles
 
     scores = tile_scores(maps)
     held: dict[tuple[int, int], tuple[int, TopTile]] = {}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..geometry import Region
-from .slide_layers import Placement
+from napari_wsi_xai.geometry import Region
+from napari_wsi_xai.viewer.slide_layers import Placement
 
 if TYPE_CHECKING:
     import napari.viewer

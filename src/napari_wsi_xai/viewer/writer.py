@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError
-from .slide_layers import METADATA_KEY
+from napari_wsi_xai.errors import StoreError
+from napari_wsi_xai.viewer.slide_layers import METADATA_KEY
 
 __all__ = ["write_run"]
 

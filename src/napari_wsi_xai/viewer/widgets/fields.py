@@ -15,9 +15,9 @@ from magicgui.widgets import (
     SpinBox,
 )
 
-from ...tiles import TissueOptions
-from ..scoring import ModelChoice
-from ..settings import read_settings
+from napari_wsi_xai.tiles import TissueOptions
+from napari_wsi_xai.viewer.scoring import ModelChoice
+from napari_wsi_xai.viewer.settings import read_settings
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import Widget

@@ -9,13 +9,13 @@ from napari.layers import Labels, Shapes
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
-from ...errors import BadArgumentError
-from ...geometry import Region
-from ...tiles import TissueOptions
-from ..drawings import labels_drawing, outlines
-from ..scoring import ScoreInputs, TissueChoice
-from ..settings import cache_folder
-from ..slide_layers import (
+from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.geometry import Region
+from napari_wsi_xai.tiles import TissueOptions
+from napari_wsi_xai.viewer.drawings import labels_drawing, outlines
+from napari_wsi_xai.viewer.scoring import ScoreInputs, TissueChoice
+from napari_wsi_xai.viewer.settings import cache_folder
+from napari_wsi_xai.viewer.slide_layers import (
     METADATA_KEY,
     Placement,
     SlideReference,
@@ -23,8 +23,8 @@ from ..slide_layers import (
     placement_on,
     reference_of_layer,
 )
-from ..view import visible_region
-from .fields import ModelFields, MoreFields, row
+from napari_wsi_xai.viewer.view import visible_region
+from napari_wsi_xai.viewer.widgets.fields import ModelFields, MoreFields, row
 
 if TYPE_CHECKING:
     import napari.viewer

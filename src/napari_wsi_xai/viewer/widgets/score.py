@@ -5,19 +5,19 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...errors import WsiXaiError
-from ..background import compile_labels
-from ..live import LiveRun
-from ..process import ProcessRun, start_process
-from ..slide_layers import is_slide_layer, state_mpp
-from .form import ScoreForm
-from .wording import note_text, progress_text, result_html
+from napari_wsi_xai.errors import WsiXaiError
+from napari_wsi_xai.viewer.background import compile_labels
+from napari_wsi_xai.viewer.live import LiveRun
+from napari_wsi_xai.viewer.process import ProcessRun, start_process
+from napari_wsi_xai.viewer.slide_layers import is_slide_layer, state_mpp
+from napari_wsi_xai.viewer.widgets.form import ScoreForm
+from napari_wsi_xai.viewer.widgets.wording import note_text, progress_text, result_html
 
 if TYPE_CHECKING:
     import napari.viewer
 
-    from ..drain import Failed, Finished, Planned, Stepped
-    from ..snapshot import Snapshot
+    from napari_wsi_xai.viewer.drain import Failed, Finished, Planned, Stepped
+    from napari_wsi_xai.viewer.snapshot import Snapshot
 
 __all__ = ["ScoreSlide"]
 

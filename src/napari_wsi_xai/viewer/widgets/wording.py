@@ -6,8 +6,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ...runs import Progress
-    from ..snapshot import Snapshot
+    from napari_wsi_xai.runs import Progress
+    from napari_wsi_xai.viewer.snapshot import Snapshot
 
 __all__ = ["duration", "note_text", "progress_text", "result_html"]
 
