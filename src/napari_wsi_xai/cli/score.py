@@ -131,7 +131,7 @@ def score(
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(help="Most tiles in one forward pass; 16, on a GPU 64.")
+        int | None, typer.Option(help="Most tiles in one call of the encoder; 32, on a GPU 64.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

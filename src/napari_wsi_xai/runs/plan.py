@@ -72,7 +72,7 @@ class RunPlan:
     precision: str = "float32"
     engine: str = "auto"
     device: str = "auto"
-    batch_size: int = 16
+    batch_size: int = 32
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:

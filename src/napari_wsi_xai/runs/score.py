@@ -81,7 +81,7 @@ def score(
     block_tiles
         Tiles per side of a block (a chunk of the result), 1 to 64.
     batch_size
-        Most tiles per call of the encoder; 64 on a GPU and 16 elsewhere by default.
+        Most tiles per call of the encoder; 64 on a GPU and 32 elsewhere by default.
     feature_dtype
         ``"float32"`` or ``"float16"`` in the store.
 
@@ -130,7 +130,7 @@ def _batch_size(device: str) -> int:
     import torch
 
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    return 64 if on_gpu else 16
+    return 64 if on_gpu else 32
 
 
 def _check(block_tiles: int, batch_size: int, feature_dtype: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["settle_engine"]
 
-TISSUE_TILES, GLASS_TILES = 12, 4
+TISSUE_TILES, GLASS_TILES = 8, 4
 """Tiles on which a half-precision engine checks itself."""
 
 
