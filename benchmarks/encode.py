@@ -48,21 +48,6 @@ def run_job(job: str, slide: Path, encoder: str, allocator: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def register_peak(threads: int) -> dict:
-    """GFLOP/s of multiply-adds that never leave the registers; zeros without a C compiler."""
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder) / "peak"
-        build = ["cc", "-O2", "-march=native", "-pthread", str(HERE / "peak.c"), "-o", str(binary)]
-        try:
-            subprocess.run(build, check=True, capture_output=True)
-            best = [
-                json.loads(subprocess.check_output([str(binary), str(threads)])) for _ in range(3)
-            ]
-        except (OSError, subprocess.CalledProcessError):
-            return {"float32": 0.0, "bfloat16": 0.0}
-    return {name: max(run[name] for run in best) for name in ("float32", "bfloat16")}
-
-
 def measure(slide: Path, encoder: str, repeats: int) -> dict:
     """Every job under both allocators, interleaved."""
     runs: dict[tuple[str, str], list[dict]] = {}
@@ -121,19 +106,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "wsixai-bench")
     parser.add_argument("--memory", action="store_true", help="only memory: 10k against 60k")
     arguments = parser.parse_args()
+    from register_peak import register_peak
+
     from slides import demo_slide, mosaic_slide
 
     arguments.folder.mkdir(parents=True, exist_ok=True)
     slide = demo_slide(arguments.folder)
     if arguments.memory:
         big = mosaic_slide(slide, arguments.folder / "demo-60k.tiff", 6)
-        small, large = (run_job("float32", s, arguments.encoder, "default") for s in (slide, big))
+        small, large = (run_job("bfloat16", s, arguments.encoder, "default") for s in (slide, big))
         result = {"10k": small, "60k": large, "ratio": large["peak_mib"] / small["peak_mib"]}
         print("| slide | tiles | tiles/s | peak MiB |\n|---|---|---|---|")
         for name, run in (("10k", small), ("60k", large)):
             print(f"| {name} | {run['tiles']} | {run['tiles_per_s']} | {run['peak_mib']} |")
     else:
-        peak = register_peak(os.cpu_count() or 1)
+        peak = register_peak()
         rows = summarise(
             measure(slide, arguments.encoder, arguments.repeats), peak, arguments.encoder
         )

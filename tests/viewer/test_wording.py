@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,12 @@ def test_result_of_a_complete_run_is_not_provisional() -> None:
     text = result_html(make_snapshot(True), "#111111", "#222222")
     assert "provisional" not in text
     assert "all 1,204 tissue tiles" in text
+
+
+def test_an_untrained_model_is_called_so() -> None:
+    trained, untrained = make_snapshot(True), replace(make_snapshot(True), trained=False)
+    assert "mean nothing" in result_html(untrained, "#111111", "#222222")
+    assert "mean nothing" not in result_html(trained, "#111111", "#222222")
 
 
 def test_endings() -> None:

@@ -188,7 +188,7 @@ def _automatic(request: _Request, make: Make) -> Engine:
         if half.cosine is not None and half.cosine >= COSINE_LIMIT:
             return half
         refusals.append(f"{precision} refused: lowest cosine {half.cosine:.4f} < {COSINE_LIMIT}.")
-    float32.note = " ".join(refusals)
+    float32.note = "float32; " + " ".join(refusals)
     return float32
 
 

@@ -216,6 +216,7 @@ def _provenance(slide: Slide, model: Model) -> dict[str, Any]:
             "score_kind": model.mil.score_kind,
             "encoder": model.encoder.name,
             "seed": model.encoder.spec.seed,
+            "trained": bool(model.metadata.get("trained", True)),
             "content_hash": model.content_hash,
         },
         "versions": _versions(),

@@ -101,6 +101,8 @@ class Snapshot:
         Tiles that could not be read.
     labels, features
         The top tiles: see :func:`label_top_tiles`.
+    trained
+        False for a model with random weights, whose numbers mean nothing.
     """
 
     maps: dict[str, NDArray[np.float32]]
@@ -111,6 +113,7 @@ class Snapshot:
     failed: int
     labels: Labels
     features: Features
+    trained: bool = True
 
     @classmethod
     def of(cls, run: Run, maps: dict[str, NDArray[np.float32]] | None = None) -> Snapshot:
@@ -135,6 +138,7 @@ class Snapshot:
             failed=len(run.failures),
             labels=labels,
             features=features,
+            trained=bool(run.store.attributes["model"].get("trained", True)),
         )
 
     @property

@@ -13,6 +13,8 @@ __all__ = ["duration", "note_text", "progress_text", "result_html"]
 
 BAR_CHARACTERS = 36
 
+UNTRAINED = "Untrained model: these numbers are random and mean nothing."
+
 
 def duration(seconds: float) -> str:
     """``"22 s"``, ``"3 min 10 s"`` or ``"2 h 05 min"``."""
@@ -75,7 +77,8 @@ def result_html(snapshot: Snapshot, accent: str, quiet: str) -> str:
     if snapshot.failed:
         tiles = "tile" if snapshot.failed == 1 else "tiles"
         standing += f" · {snapshot.failed:,} {tiles} could not be read"
-    return f"<table cellspacing='0' cellpadding='2'>{''.join(rows)}</table>{standing}"
+    warning = "" if snapshot.trained else f"<br><b>{UNTRAINED}</b>"
+    return f"<table cellspacing='0' cellpadding='2'>{''.join(rows)}</table>{standing}{warning}"
 
 
 def note_text(loaded: bool, cancelled: bool, note: str) -> str:
