@@ -45,11 +45,3 @@ def test_demo_needs_a_folder(cli, tmp_path):
     result = cli("demo", "--out", tmp_path / "file", "--size", 2048)
     assert result.status == 1
     assert "file" in result.error
-
-
-def test_view_shows_the_result(cli, tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr("napari_wsi_xai.cli.view.open_window", shown.append)
-    result = cli("demo", "--out", tmp_path / "demo", "--size", 2048, "--view")
-    assert result.status == 0, result.err
-    assert shown == [[str(tmp_path / "demo" / "demo.wsixai.zarr")]]
