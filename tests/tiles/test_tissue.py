@@ -12,6 +12,7 @@ from napari_wsi_xai.tiles import (
     TissueMask,
     TissueOptions,
     tile_grid,
+    tissue,
     tissue_mask,
     tissue_tiles,
 )
@@ -110,3 +111,15 @@ def test_a_mask_replaces_detection(textured_slide):
 def test_options_out_of_limits(options):
     with pytest.raises(BadArgumentError):
         TissueOptions(**options)
+
+
+def test_the_coarse_picture_is_bounded(textured_slide, monkeypatch):
+    """A slide too large for the wanted resolution gets a coarser one, and nearly the same mask."""
+    with open_slide(textured_slide) as slide:
+        fine = tissue_mask(slide)
+        monkeypatch.setattr(tissue, "MAX_SIDE_PX", 50)
+        coarse = tissue_mask(slide)
+        assert max(coarse.array.shape) <= 75  # whole pixels of a level are averaged
+        assert coarse.pixel_size_level0[0] > fine.pixel_size_level0[0]
+        grid = tile_grid(slide, tile_px=64)
+        assert np.abs(coarse.fraction(grid) - fine.fraction(grid)).mean() < 0.05

@@ -16,6 +16,9 @@ from napari_wsi_xai.tiles.overview import read_overview
 
 __all__ = ["Tissue", "TissueMask", "TissueOptions", "tissue_mask", "tissue_tiles"]
 
+MAX_SIDE_PX = 2048
+"""Longest side of the coarse picture, so that memory does not grow with the slide."""
+
 SATURATION_LIMITS = (0.05, 0.2)
 """Otsu's threshold is held within these, so that an empty slide holds no tissue."""
 
@@ -34,7 +37,8 @@ class TissueOptions:
     saturation
         Threshold on saturation, 0 to 1, in place of Otsu's.
     resolution_um
-        Micrometres per pixel of the coarse picture.
+        Micrometres per pixel of the coarse picture; more where a side would exceed 2048 pixels
+        (above 16 mm of tissue at 8 um).
     min_area_um2
         Tissue pieces smaller than this are dropped, and holes smaller than this are filled.
     exclude_pen
@@ -175,7 +179,8 @@ def tissue_mask(slide: Slide, options: TissueOptions | None = None) -> TissueMas
 
     options = options or TissueOptions()
     mpp = slide.mpp
-    downsample = options.resolution_um / max(mpp) if mpp else None
+    limit = max(slide.bounds.shape) / MAX_SIDE_PX
+    downsample = max(limit, options.resolution_um / max(mpp)) if mpp else limit
     overview = read_overview(slide, downsample)
     rgb = np.divide(overview.image, 255, dtype=np.float32)
     # Colours are smoothed, not saturation: noise only ever adds to saturation, and how noisy the
