@@ -179,9 +179,9 @@ def tissue_mask(slide: Slide, options: TissueOptions | None = None) -> TissueMas
 
     options = options or TissueOptions()
     mpp = slide.mpp
-    limit = max(slide.bounds.shape) / MAX_SIDE_PX
-    downsample = max(limit, options.resolution_um / max(mpp)) if mpp else limit
-    overview = read_overview(slide, downsample)
+    wanted = options.resolution_um / max(mpp) if mpp else 0.0
+    fits = wanted * MAX_SIDE_PX >= max(slide.bounds.shape)
+    overview = read_overview(slide, wanted if fits else None, MAX_SIDE_PX)
     rgb = np.divide(overview.image, 255, dtype=np.float32)
     # Colours are smoothed, not saturation: noise only ever adds to saturation, and how noisy the
     # coarse picture is depends on how a file's levels were made.
