@@ -57,6 +57,21 @@ class ModelFields(Container[Any]):
     """Which model: the shipped one, a bundle, or an encoder and a head by name."""
 
     def __init__(self) -> None:
+        self._make_choice()
+        self._make_networks()
+        self._make_meaning()
+        parts = (
+            *(self.encoder, self.encoder_weights, self.head, self.head_weights),
+            *(self.classes, self.tile_px, self.mpp),
+        )
+        self._parts = [row(field) for field in parts]
+        self._bundle = row(self.bundle)
+        super().__init__(widgets=[row(self.kind), self._bundle, *self._parts], labels=False)
+        self.margins = (0, 0, 0, 0)
+        self.kind.changed.connect(self._show_fields)
+        self._complete_names()
+
+    def _make_choice(self) -> None:
         self.kind = ComboBox(
             label="Model",
             choices=[DEMO, BUNDLE, PARTS],
@@ -71,6 +86,8 @@ class ModelFields(Container[Any]):
             nullable=True,
             tooltip="A bundle: one .safetensors file, or the model.json inside its folder.",
         )
+
+    def _make_networks(self) -> None:
         self.encoder = LineEdit(
             label="Encoder",
             value="resnet50",
@@ -95,6 +112,8 @@ class ModelFields(Container[Any]):
             tooltip="State-dict file of the head. Empty: random weights, so that all scores are "
             "meaningless; good for trying things out only.",
         )
+
+    def _make_meaning(self) -> None:
         self.classes = LineEdit(
             label="Classes",
             value="normal, tumor",
@@ -113,16 +132,6 @@ class ModelFields(Container[Any]):
             tooltip="Micrometres per pixel at which the network sees tiles: 0.5 is about 20x, "
             "0.25 about 40x.",
         )
-        parts = (
-            *(self.encoder, self.encoder_weights, self.head, self.head_weights),
-            *(self.classes, self.tile_px, self.mpp),
-        )
-        self._parts = [row(field) for field in parts]
-        self._bundle = row(self.bundle)
-        super().__init__(widgets=[row(self.kind), self._bundle, *self._parts], labels=False)
-        self.margins = (0, 0, 0, 0)
-        self.kind.changed.connect(self._show_fields)
-        self._complete_names()
 
     def show_fields(self) -> None:
         """Show the fields of the chosen kind of model only."""
