@@ -50,19 +50,19 @@ def evaluate_bag(head: MILModel, blocks: FeatureBlocks) -> MILOutput:
         if head.pooling == "weighted-sum":
             attention = weights = head.weigh(tile_scores)
             parts = torch.split(weights, [len(part) for part in scores])
-            descriptor = _weighted_sum(parts, blocks)
+            descriptor = _weighted_sum(head, parts, blocks)
         else:
             descriptor, attention = head.aggregate(tile_scores, None)
         return MILOutput(head.decide(descriptor), tile_scores, attention, descriptor)
 
 
-def _weighted_sum(weights: Sequence[Tensor], blocks: FeatureBlocks) -> Tensor:
-    """Sum over tiles of weights (n, K) times features (n, N), branch after branch: (K * N,)."""
+def _weighted_sum(head: MILModel, weights: Sequence[Tensor], blocks: FeatureBlocks) -> Tensor:
+    """Sum over tiles of weights (n, K) times projections (n, L), branch after branch: (K * L,)."""
     import torch
 
     total: Tensor | None = None
     for part, (features, _) in zip(weights, blocks(), strict=True):
-        share = part.T @ torch.from_numpy(features)
+        share = part.T @ head.project(head.check_bag(torch.from_numpy(features)))
         total = share if total is None else total + share
     assert total is not None
     return total.flatten()

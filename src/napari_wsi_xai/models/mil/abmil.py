@@ -62,7 +62,9 @@ class ABMIL(MILModel):
         """Softmax of the attention logits over the tiles, (N, 1)."""
         return torch.softmax(tile_scores, dim=0)
 
-    def aggregate(self, tile_scores: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+    def aggregate(
+        self, tile_scores: Tensor, features: Tensor | None, coords_level0: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Descriptors averaged with the attention: (D,), and the attention (N, 1)."""
         assert features is not None
         attention = self.weigh(tile_scores)

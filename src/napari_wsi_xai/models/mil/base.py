@@ -63,6 +63,11 @@ class MILModel(nn.Module, ABC):
     pooling: ClassVar[Literal["scores", "weighted-sum", "bag"]] = "bag"
     """What :meth:`aggregate` needs of a bag: its scores alone; a sum of descriptors with the
     weights of :meth:`weigh`; or all of it. The first two can be taken block by block."""
+    magnification_use: Literal["single", "zoom", "pool", "concat"] = "single"
+    """What several magnifications are to the head. ``"zoom"`` and ``"pool"``: a list of bags,
+    coarse to fine, of which it opens a part or takes all. ``"concat"``: one bag of the finest
+    tiles, each descriptor followed by those of the coarser tiles around it, fine to coarse."""
+    num_magnifications: int = 1
 
     def __init__(
         self, in_features: int, num_classes: int, single_logit: bool = False, **arguments: Any
@@ -94,12 +99,16 @@ class MILModel(nn.Module, ABC):
 
     @abstractmethod
     def aggregate(
-        self, tile_scores: Tensor, features: Tensor | None
+        self, tile_scores: Tensor, features: Tensor | None, coords_level0: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """f_a: scores (N, K) and descriptors (N, D) to (slide descriptor (M,), attention).
 
         Heads with ``pooling = "scores"`` take ``None`` for the descriptors.
         """
+
+    def project(self, features: Tensor) -> Tensor:
+        """Descriptors (N, D) to what the weighted sum of :meth:`aggregate` is taken of (N, L)."""
+        return features
 
     def weigh(self, tile_scores: Tensor) -> Tensor:
         """Scores (N, K) to weights (N, K) that sum to one; for ``pooling = "weighted-sum"``."""
@@ -127,7 +136,7 @@ class MILModel(nn.Module, ABC):
         """
         features = self.check_bag(features)
         tile_scores = self.score_tiles(features, coords_level0)
-        slide_descriptor, attention = self.aggregate(tile_scores, features)
+        slide_descriptor, attention = self.aggregate(tile_scores, features, coords_level0)
         return MILOutput(self.decide(slide_descriptor), tile_scores, attention, slide_descriptor)
 
     def check_bag(self, features: Tensor) -> Tensor:

@@ -104,7 +104,9 @@ class CHOWDER(MILModel):
         """(N, D) to one score a tile (N, 1)."""
         return self.score(features)  # type: ignore[no-any-return]
 
-    def aggregate(self, tile_scores: Tensor, features: Tensor | None) -> tuple[Tensor, None]:
+    def aggregate(
+        self, tile_scores: Tensor, features: Tensor | None, coords_level0: Tensor | None = None
+    ) -> tuple[Tensor, None]:
         """The extremes (2 R,); no attention."""
         return extreme_scores(tile_scores[:, 0], self.n_extreme, self.order), None
 

@@ -19,6 +19,8 @@ class MaxMIL(InstanceMIL):
 
     architecture = "max"
 
-    def aggregate(self, tile_scores: Tensor, features: Tensor | None) -> tuple[Tensor, None]:
+    def aggregate(
+        self, tile_scores: Tensor, features: Tensor | None, coords_level0: Tensor | None = None
+    ) -> tuple[Tensor, None]:
         """Largest logit of each class over the tiles, (C,); no attention."""
         return tile_scores.max(dim=0).values, None

@@ -22,6 +22,8 @@ class MeanMIL(InstanceMIL):
 
     architecture = "mean"
 
-    def aggregate(self, tile_scores: Tensor, features: Tensor | None) -> tuple[Tensor, None]:
+    def aggregate(
+        self, tile_scores: Tensor, features: Tensor | None, coords_level0: Tensor | None = None
+    ) -> tuple[Tensor, None]:
         """Mean of the logits over the tiles, (C,); no attention."""
         return tile_scores.mean(dim=0), None

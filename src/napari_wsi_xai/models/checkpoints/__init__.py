@@ -1,0 +1,1 @@
+"""Authors' checkpoints: read, recognise and rebuild them as heads of this package."""

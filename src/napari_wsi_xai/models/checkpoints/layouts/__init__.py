@@ -1,0 +1,11 @@
+"""Layouts of published heads: one file an architecture or family, gathered here."""
+
+from __future__ import annotations
+
+from napari_wsi_xai.models.checkpoints.layout import Layout
+from napari_wsi_xai.models.checkpoints.layouts import abmil
+
+__all__ = ["LAYOUTS"]
+
+LAYOUTS: tuple[Layout, ...] = (*abmil.LAYOUTS,)
+"""Every known layout; where two fit the same tensors, the first is taken for recognition."""
