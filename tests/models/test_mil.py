@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_wsi_xai.errors import BadArgumentError, ModelError
-from napari_wsi_xai.models import MIL_ARCHITECTURES, MILOutput, build_mil
+from napari_wsi_xai.models import MILOutput, build_mil
 from napari_wsi_xai.models.mil.chowder import EXTREME_ORDERS, extreme_scores
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
+PLAIN = ["abmil", "abmil-gated", "chowder", "max", "mean"]
+"""Heads over one bag without places whose scores depend on one tile each."""
 SINGLE = {"num_classes": 2, "single_logit": True}
 
 
@@ -138,7 +140,7 @@ def test_bag_smaller_than_r_counts_as_repeated():
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.sampled_from(sorted(MIL_ARCHITECTURES)), st.integers(1, 20), st.integers(0, 99))
+@given(st.sampled_from(PLAIN), st.integers(1, 20), st.integers(0, 99))
 def test_order_of_tiles_does_not_matter(architecture, n, seed):
     torch.manual_seed(1)
     model = build_mil(architecture, 12, 3)
@@ -151,9 +153,7 @@ def test_order_of_tiles_does_not_matter(architecture, n, seed):
         torch.testing.assert_close(one.attention.sum(0), torch.ones(one.attention.shape[1]))
 
 
-@pytest.mark.parametrize(
-    ("architecture", "single"), list(product(sorted(MIL_ARCHITECTURES), [False, True]))
-)
+@pytest.mark.parametrize(("architecture", "single"), list(product(PLAIN, [False, True])))
 def test_four_blocks_in_a_row_are_forward(architecture, single):
     model = build_mil(architecture, 12, 2, single_logit=single)
     features = bag(7)
@@ -171,7 +171,7 @@ def test_four_blocks_in_a_row_are_forward(architecture, single):
     torch.testing.assert_close(model.score_tiles(features[3:4]), scores[3:4])
 
 
-@pytest.mark.parametrize("architecture", sorted(MIL_ARCHITECTURES))
+@pytest.mark.parametrize("architecture", PLAIN)
 def test_arguments_rebuild_the_head(architecture):
     model = build_mil(architecture, 12, 3)
     again = build_mil(architecture, **json.loads(json.dumps(model.arguments)))
@@ -181,7 +181,7 @@ def test_arguments_rebuild_the_head(architecture):
     assert not model.training
 
 
-@pytest.mark.parametrize("architecture", sorted(MIL_ARCHITECTURES))
+@pytest.mark.parametrize("architecture", PLAIN)
 def test_bad_bags_name_the_numbers(architecture):
     model = build_mil(architecture, 12, 2)
     with pytest.raises(ModelError, match="0 tiles"):
@@ -200,7 +200,7 @@ def test_features_whose_sum_overflows_are_still_finite():
     assert scores.shape == (4, 2)
 
 
-@pytest.mark.parametrize("architecture", sorted(MIL_ARCHITECTURES))
+@pytest.mark.parametrize("architecture", PLAIN)
 def test_float16_features_give_nearly_the_same(architecture):
     model = build_mil(architecture, 12, 2)
     half, full = model(bag(20).half()).logits, model(bag(20)).logits

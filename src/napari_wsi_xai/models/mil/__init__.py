@@ -10,11 +10,12 @@ from napari_wsi_xai.models.mil.base import MILModel, MILOutput
 from napari_wsi_xai.models.mil.chowder import CHOWDER
 from napari_wsi_xai.models.mil.max import MaxMIL
 from napari_wsi_xai.models.mil.mean import MeanMIL
+from napari_wsi_xai.models.mil.zoommil import ZoomMIL
 
 __all__ = ["MIL_ARCHITECTURES", "MILModel", "MILOutput", "build_mil"]
 
 MIL_ARCHITECTURES: dict[str, type[MILModel]] = {
-    head.architecture: head for head in (MeanMIL, MaxMIL, ABMIL, GatedABMIL, CHOWDER)
+    head.architecture: head for head in (MeanMIL, MaxMIL, ABMIL, GatedABMIL, CHOWDER, ZoomMIL)
 }
 """Every architecture by name; a new one is a file and an entry here."""
 

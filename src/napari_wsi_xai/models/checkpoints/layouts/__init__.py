@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from napari_wsi_xai.models.checkpoints.layout import Layout
-from napari_wsi_xai.models.checkpoints.layouts import abmil
+from napari_wsi_xai.models.checkpoints.layouts import abmil, zoommil
 
 __all__ = ["LAYOUTS"]
 
-LAYOUTS: tuple[Layout, ...] = (*abmil.LAYOUTS,)
+LAYOUTS: tuple[Layout, ...] = (*abmil.LAYOUTS, *zoommil.LAYOUTS)
 """Every known layout; where two fit the same tensors, the first is taken for recognition."""
