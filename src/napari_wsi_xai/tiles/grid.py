@@ -31,7 +31,8 @@ class TileGrid:
 
     Tile (row, column) covers ``tile_px * mpp`` micrometres a side. Its corner on level 0 is the
     grid's origin plus ``round(index * stride)``, each rounded from the exact product, so that no
-    error adds up over the slide. Only tiles wholly inside the slide's bounds exist.
+    error adds up over the slide. Only tiles wholly inside the slide's bounds exist, unless the
+    grid is one of several nested ones (:func:`nested_grids`).
 
     Attributes
     ----------
@@ -47,6 +48,10 @@ class TileGrid:
         Micrometres per level-0 pixel, yx.
     level, downsample
         The slide level that tiles are read from, and its downsample.
+    finest_mpp
+        Micrometres per pixel of the finest of several nested grids, ``mpp`` divided by a whole
+        number: corners are corners of that grid, to the pixel, and tiles may overhang the bounds
+        at the bottom and on the right, where they are white. None for a grid on its own.
     """
 
     shape: tuple[int, int]
@@ -57,11 +62,23 @@ class TileGrid:
     slide_mpp: Mpp
     level: int
     downsample: float
+    finest_mpp: float | None = None
+
+    @property
+    def finest_per_side(self) -> int:
+        """Tiles of the finest nested grid along a tile's edge; 1 for a grid on its own."""
+        return 1 if self.finest_mpp is None else round(self.mpp / self.finest_mpp)
 
     @property
     def scale_level0(self) -> tuple[float, float]:
         """Level-0 pixels per tile pixel, yx."""
-        return self.mpp / self.slide_mpp[0], self.mpp / self.slide_mpp[1]
+        times, (y, x) = self.finest_per_side, self._finest_scale
+        return times * y, times * x
+
+    @property
+    def _finest_scale(self) -> tuple[float, float]:
+        mpp = self.mpp if self.finest_mpp is None else self.finest_mpp
+        return mpp / self.slide_mpp[0], mpp / self.slide_mpp[1]
 
     @property
     def tile_size_level0(self) -> tuple[float, float]:
@@ -90,7 +107,9 @@ class TileGrid:
     def origins_level0(self, indices: ArrayLike | None = None) -> NDArray[np.int64]:
         """Corners of the tiles at ``indices`` (n, 2; default all), level-0 pixels, yx (n, 2)."""
         index = self.indices() if indices is None else np.asarray(indices, dtype=np.int64)
-        exact = index.reshape(-1, 2) * np.asarray(self.stride_level0)
+        # Whole numbers first: nested grids then round the very same products.
+        steps = index.reshape(-1, 2) * self.finest_per_side
+        exact = steps * (self.stride_px * np.asarray(self._finest_scale))
         corners = np.asarray(self.origin_level0, dtype=np.int64)
         return np.asarray(corners + np.floor(exact + 0.5).astype(np.int64))
 
@@ -124,6 +143,7 @@ class TileGrid:
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
+            if (key, value) != ("finest_mpp", None)  # stores know grids from before there were any
         }
 
     @classmethod
@@ -162,10 +182,10 @@ def tile_grid(
         A tile is larger than the slide, or much finer than its level 0.
     """
     stride_px = tile_px if stride_px is None else stride_px
-    _check(tile_px, mpp, stride_px)
+    check_tiles(tile_px, mpp, stride_px)
     slide_mpp = slide.require_mpp()
     scale = (mpp / slide_mpp[0], mpp / slide_mpp[1])
-    level = _level_for(min(scale), slide, mpp)
+    level = level_for(min(scale), slide, mpp)
     bounds = slide.bounds
     rows, cols = (
         math.floor((extent - tile_px * unit) / (stride_px * unit) + _SLACK) + 1
@@ -189,7 +209,8 @@ def tile_grid(
     )
 
 
-def _check(tile_px: int, mpp: float, stride_px: int) -> None:
+def check_tiles(tile_px: int, mpp: float, stride_px: int) -> None:
+    """Raise ``BadArgumentError`` where a number is out of its limits."""
     if not 8 <= tile_px <= 4096:
         raise BadArgumentError(f"tile_px={tile_px} is not between 8 and 4096.")
     if not 1 <= stride_px <= 4096:
@@ -198,7 +219,7 @@ def _check(tile_px: int, mpp: float, stride_px: int) -> None:
         raise BadArgumentError(f"mpp={mpp} is not between 0.01 and 100 um/px.")
 
 
-def _level_for(scale: float, slide: Slide, mpp: float) -> int:
+def level_for(scale: float, slide: Slide, mpp: float) -> int:
     """Index of the coarsest level that is at least as fine as the tiles (2 % slack)."""
     if scale < FINEST_RATIO:
         finest = min(slide.require_mpp())

@@ -16,6 +16,9 @@ __all__ = ["read_tiles"]
 MAX_WASTE = 4.0
 """Tiles are read one by one where their common region is larger than this times their area."""
 
+WHITE = 255
+"""Of pixels outside the slide's bounds, in tiles of nested grids that overhang them."""
+
 MAX_REGION_PX = 8192
 """Longest side of one region read, so that memory stays bounded for far-apart tiles."""
 
@@ -48,11 +51,12 @@ def read_tiles(slide: Slide, grid: TileGrid, indices: ArrayLike) -> NDArray[np.u
     region = high - low
     if region.max() <= MAX_REGION_PX and region.prod() <= MAX_WASTE * len(index) * math.prod(size):
         cuts = _cut_from_region(slide, grid, corners, size, low, high)
-    else:
-        cuts = np.stack(
-            [_cut_from_region(slide, grid, c[None], size, c, c + size)[0] for c in corners]
-        )
-    return resample_tiles(cuts, grid.read_size, grid.tile_px)
+        return resample_tiles(cuts, grid.read_size, grid.tile_px)
+    tiles = []
+    for corner in corners:  # resampled at once: far coarser than the level, a tile is large
+        cut = _cut_from_region(slide, grid, corner[None], size, corner, corner + size)
+        tiles.append(resample_tiles(cut, grid.read_size, grid.tile_px))
+    return np.concatenate(tiles)
 
 
 def _corners_at_level(grid: TileGrid, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -73,6 +77,26 @@ def _cut_from_region(
     origin = np.floor(low * grid.downsample + 0.5).astype(int)
     height, width = (int(n) for n in high - low)
     region = slide.read_region((int(origin[0]), int(origin[1])), (height, width), grid.level)
+    if grid.finest_mpp is not None:
+        region = _white_outside(region, slide, grid, low)
     windows = np.lib.stride_tricks.sliding_window_view(region, size, axis=(0, 1))
     offsets = corners - low
     return np.ascontiguousarray(windows[offsets[:, 0], offsets[:, 1]].transpose(0, 2, 3, 1))
+
+
+def _white_outside(
+    region: NDArray[np.uint8], slide: Slide, grid: TileGrid, low: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """The region, white below and right of the slide's bounds; ``low`` is its first pixel.
+
+    A pixel lies outside where its centre does, or where the level has ended already.
+    """
+    ends = np.add(slide.bounds.origin, slide.bounds.shape) / grid.downsample
+    inside = np.minimum(np.floor(ends + 0.5).astype(int), slide.level_shapes[grid.level]) - low
+    if (inside >= region.shape[:2]).all():
+        return region
+    region = region.copy()
+    rows, cols = np.maximum(inside, 0)
+    region[rows:] = WHITE
+    region[:, cols:] = WHITE
+    return region
