@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from napari_wsi_xai.errors import BadArgumentError
 
-__all__ = ["perturbed_topk"]
+__all__ = ["mix_children", "perturbed_topk"]
 
 
 def perturbed_topk(
@@ -66,6 +66,16 @@ def perturbed_topk(
         )
     indicators: Tensor = _PerturbedTopK.apply(scores, k, noise.to(scores), sigma)  # type: ignore[no-untyped-call]
     return indicators
+
+
+def mix_children(indicators: Tensor, features: Tensor) -> Tensor:
+    """Children of softly chosen tiles: indicators (k, n), descriptors (n r, D) to (k r, D).
+
+    Row j r + c is the mean of the c-th children of all tiles with the weights ``indicators[j]``.
+    """
+    chosen, count = indicators.shape
+    mixed = indicators @ features.reshape(count, -1)
+    return mixed.reshape(chosen * (len(features) // count), -1)
 
 
 class _PerturbedTopK(torch.autograd.Function):

@@ -12,7 +12,7 @@ from napari_wsi_xai.errors import BadArgumentError, ModelError
 from napari_wsi_xai.models.mil.bags import Bags, check_bags, children_per_tile
 from napari_wsi_xai.models.mil.base import MILModel
 from napari_wsi_xai.models.mil.gated_attention import GatedAttention
-from napari_wsi_xai.models.mil.perturbed_topk import perturbed_topk
+from napari_wsi_xai.models.mil.perturbed_topk import mix_children, perturbed_topk
 from napari_wsi_xai.models.mil.zoom_levels import ZoomLevel, ZoomOutput, gather_levels
 
 __all__ = ["ZoomLevel", "ZoomMIL", "ZoomOutput"]
@@ -265,7 +265,7 @@ class ZoomMIL(MILModel):
             k = min(self.k_sample, len(bags[level]))
             drawn = SAMPLES if noise is None else noise[level].reshape(-1, noise[level].shape[-1])
             indicators = perturbed_topk(seen.selection[:, 0], k, drawn, self.k_sigma)
-            finer = [_mix_children(indicators, bag) for bag in bags[level + 1 :]]
+            finer = [mix_children(indicators, bag) for bag in bags[level + 1 :]]
             bags = [*bags[: level + 1], *finer]
         return self._output(levels, descriptor, bags)
 
@@ -277,10 +277,3 @@ def _all_rows(bag: Tensor) -> Tensor:
 def _children(rows: Tensor, factor: int) -> Tensor:
     """Rows of the children of ``rows``, tile after tile."""
     return (rows[:, None] * factor + torch.arange(factor, device=rows.device)).flatten()
-
-
-def _mix_children(indicators: Tensor, features: Tensor) -> Tensor:
-    """Indicators (k, n) and n r descriptors (n r, D) to k r mixtures (k r, D)."""
-    chosen, count = indicators.shape
-    mixed = indicators @ features.reshape(count, -1)
-    return mixed.reshape(chosen * (len(features) // count), -1)
