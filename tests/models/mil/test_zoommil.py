@@ -331,11 +331,41 @@ def test_bad_bags_name_magnification_and_numbers(change, message):
         small()(change(nested()))
 
 
+def test_children_that_could_not_be_read_are_left_out():
+    """Softmax and sum run over the tiles there are; nothing is put in place of the others."""
+    head, bags = small(3), nested()
+    parts = restrict(head, bags)
+    parts[2] = parts[2][[0, 1, 3, 5, 6]]
+    whole = head.forward_opened(parts)
+    finest = head.projections[2](parts[2])
+    weights = torch.softmax(head.attentions[2](finest), dim=0)
+    torch.testing.assert_close(whole.levels[2].attention, weights)
+    others = sum(
+        level.attention[:, 0] @ head.projections[m](parts[m])
+        for m, level in enumerate(whole.levels[:2])
+    )
+    descriptor = others + weights[:, 0] @ finest
+    torch.testing.assert_close(whole.slide_descriptor, descriptor)
+    torch.testing.assert_close(whole.logits, head.classifier(descriptor))
+
+
+def test_one_magnification_alone_tells_what_it_tells_among_all():
+    head, bags = small(3), nested()
+    parts = restrict(head, bags)
+    for level, (bag, among) in enumerate(
+        zip(parts, head.forward_opened(parts).levels, strict=True)
+    ):
+        alone = head.look(level, bag)
+        torch.testing.assert_close(alone.attention, among.attention)
+        assert torch.equal(alone.opened, among.opened)
+        assert (alone.selection is None) == (level == 2)
+
+
 def test_bad_opened_bags_name_the_numbers():
     head, bags = small(3), nested()
     parts = restrict(head, bags)
-    with pytest.raises(ModelError, match=r"11 tiles of magnification 2.* 3 tiles of magn"):
-        head.forward_opened([parts[0], parts[1][:-1], parts[2]])
+    with pytest.raises(ModelError, match=r"magnification 2 of 3.*0 tiles"):
+        head.forward_opened([parts[0], parts[1][:0], parts[2]])
     with pytest.raises(ModelError, match=r"magnification 2 of 3.*0 tiles"):
         head.open_tiles(1, bags[1][:0])
     for level in (-1, 2):

@@ -157,20 +157,22 @@ class ZoomMIL(MILModel):
     def forward_opened(self, features: Sequence[Tensor]) -> ZoomOutput:
         """The same from bags that hold nothing but what is looked at.
 
-        Bag m + 1 holds the children of the opened rows of bag m, in order. Rows in the output are
-        rows of these bags. The logits equal those of :meth:`forward` on all tiles. The choice is
-        hard, in training too.
+        Bag m + 1 holds the children of the opened rows of bag m, in order, except for those that
+        could not be read. Rows in the output are rows of these bags. With every child there, the
+        logits equal those of :meth:`forward` on all tiles. The choice is hard, in training too.
         """
         bags = check_bags(self, features)
         levels: list[ZoomLevel] = []
         descriptor = bags[0].new_zeros(())
         for level, bag in enumerate(bags):
-            if level:
-                children_per_tile(len(levels[-1].opened), len(bag), level)
             seen, pooled = self._look(level, bag)
             levels.append(seen)
             descriptor = descriptor + pooled
         return self._output(levels, descriptor, bags)
+
+    def look(self, level: int, features: Tensor) -> ZoomLevel:
+        """What a bag (n, D) of magnification ``level`` alone tells, before finer ones are there."""
+        return self._look(level, self.check_bag(features))[0]
 
     def open_tiles(self, level: int, features: Tensor) -> Tensor:
         """Rows of a bag (n, D) of magnification ``level`` to open: (min(k, n),) int64, ascending.
