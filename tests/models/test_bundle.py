@@ -22,6 +22,7 @@ from napari_wsi_xai.models import (
     save_model,
     small_encoder,
 )
+from napari_wsi_xai.models.bundle import model_config
 
 FORMS = ["bundle", "bundle.safetensors"]
 
@@ -30,8 +31,21 @@ def trained_model(architecture: str = "abmil") -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         encoder = small_encoder(SmallCNN((8, 16)).eval())
-    model = build_model(encoder, architecture, ("normal", "tumor"), tile_px=64, mpp=1.0)
+    mpps = [2.0**step for step in range(build_mil(architecture, 16).num_magnifications)]
+    model = build_model(encoder, architecture, ("normal", "tumor"), tile_px=64, mpp=mpps[::-1])
     return replace(model, metadata={"trained": True, "note": "größer"}, name="demo")
+
+
+def decision(model: Model) -> torch.Tensor:
+    """Logits of a bag, or of nested bags, with places."""
+    bags = [
+        torch.randn(9 * 4**level, 16, generator=torch.Generator().manual_seed(level))
+        for level in range(len(model.mpps))
+    ]
+    corners = [64 * torch.arange(2 * len(bag)).reshape(-1, 2) for bag in bags]
+    if len(bags) == 1:
+        return model.mil(bags[0], corners[0]).logits
+    return model.mil(bags, corners).logits
 
 
 def features(model: Model) -> np.ndarray:
@@ -51,8 +65,8 @@ def test_round_trip(tmp_path, form, architecture):
     assert (again.name, again.metadata) == ("demo", model.metadata)
     assert again.encoder.name == model.encoder.name
     np.testing.assert_array_equal(features(again), features(model))
-    bag = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(again.mil(bag).logits, model.mil(bag).logits, rtol=0, atol=0)
+    assert again.mpps == model.mpps
+    torch.testing.assert_close(decision(again), decision(model), rtol=0, atol=0)
     assert not again.mil.training
 
 
@@ -67,6 +81,59 @@ def test_hash_is_of_content_not_of_place(tmp_path):
     assert replace(model, classes=("a", "b")).content_hash != model.content_hash
     other = build_mil("abmil", 16, 2)
     assert replace(model, mil=other).content_hash != model.content_hash
+
+
+def several(mpp=(8.0, 2.0, 0.5), **arguments) -> Model:
+    return build_model("small-8-16", "zoommil", tile_px=64, mpp=mpp, **arguments)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_several_magnifications_travel_with_the_bundle(tmp_path, form):
+    model = several()
+    assert (model.mpp, model.mpps) == (0.5, (8.0, 2.0, 0.5))
+    assert model.mil.num_magnifications == 3
+    again = load_model(save_model(model, tmp_path / form))
+    assert (again.mpp, again.mpps) == (0.5, (8.0, 2.0, 0.5))
+    assert again.content_hash == model.content_hash
+    assert again.content_hash != several((4.0, 2.0, 0.5)).content_hash
+    assert pickle.loads(pickle.dumps(again)).mpps == again.mpps
+    assert several((2, 1)).mil.num_magnifications == 2
+
+
+def test_one_magnification_is_hashed_and_written_as_ever():
+    """Bundles and result stores from before there were several go on to match."""
+    model = trained_model()
+    assert set(model_config(model)) == {"mil", "tile_px", "mpp", "classes"}
+    assert model.mpps == (1.0,)
+    assert replace(model, mpp=0.25).mpps == (0.25,)
+    assert replace(model, mpps=(1.0,)).content_hash == model.content_hash
+
+
+def test_magnifications_that_do_not_fit():
+    with pytest.raises(BadArgumentError, match=r"zoommil head looks at 3 magn.*0\.5 states 1"):
+        several(0.5)
+    with pytest.raises(BadArgumentError, match=r"looks at 4 magn.*2, 1 states 2"):
+        several((2, 1), num_magnifications=4)
+    with pytest.raises(BadArgumentError, match=r"2 / 1\.5 = 1\.33333"):
+        several((2.0, 1.5))
+    with pytest.raises(BadArgumentError, match=r"abmil head looks at 1 magn.*2, 1 states 2"):
+        build_model("small", "abmil", mpp=(2, 1))
+    with pytest.raises(BadArgumentError, match=r"mpp=1 is not the finest of mpps=8, 2, 0\.5"):
+        replace(several(), mpp=1.0)
+    with pytest.raises(BadArgumentError, match=r"mpp=\(\)"):
+        several(())
+
+
+def test_concatenated_descriptors_are_as_long_as_all_magnifications_together():
+    """A head that takes descriptors side by side needs their lengths' sum."""
+    encoder = build_encoder("small-8-16")
+    head = build_mil("mean", 32)
+    head.magnification_use, head.num_magnifications = "concat", 2
+    model = Model(encoder, head, 64, 1.0, ("a", "b"), mpps=(4.0, 1.0))
+    assert model.mil.in_features == 2 * encoder.dim
+    head.num_magnifications = 3
+    with pytest.raises(BadArgumentError, match=r"length 16 for each of 3 magn.*32"):
+        Model(encoder, head, 64, 1.0, ("a", "b"), mpps=(16.0, 4.0, 1.0))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models.encoders import build_encoder
 from napari_wsi_xai.models.encoders.encoder import Encoder
-from napari_wsi_xai.models.mil import MILModel, build_mil
+from napari_wsi_xai.models.mil import MIL_ARCHITECTURES, MILModel, build_mil
 from napari_wsi_xai.models.spec import EncoderSpec
 from napari_wsi_xai.models.tensor_files import hash_bytes, hash_tensors
 
@@ -31,13 +32,17 @@ class Model:
     mil
         f_s, f_a and f_cls.
     tile_px, mpp
-        Edge of a tile in pixels, at this many micrometres per pixel.
+        Edge of a tile in pixels, at this many micrometres per pixel; the finest where the head
+        looks at several magnifications.
     classes
         Names of the classes, in the order of the probabilities.
     name
         For people and file names.
     metadata
         Free JSON-able values; ``metadata["trained"]`` is False for a head with random weights.
+    mpps
+        Micrometres per pixel of every magnification, coarse to fine, each a whole multiple of
+        the next; ``(mpp,)`` where there is one.
     content_hash
         ``"sha256:..."`` of everything that decides the numbers: weights, preprocessing, head,
         tile geometry and classes; not of name, path or metadata. Taken when the model is made.
@@ -56,18 +61,25 @@ class Model:
     name: str = "model"
     content_hash: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    mpps: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(str(name) for name in self.classes))
         object.__setattr__(self, "mpp", float(self.mpp))
+        # One magnification is ``mpp`` alone, so that replace(model, mpp=...) does what it says.
+        several = len(self.mpps) > 1
+        object.__setattr__(self, "mpps", tuple(map(float, self.mpps)) if several else (self.mpp,))
         self._check()
+        self._check_magnifications()
         object.__setattr__(self, "content_hash", _content_hash(self))
 
     def _check(self) -> None:
-        if self.encoder.dim != self.mil.in_features:
+        side_by_side = self.mil.num_magnifications if self._concatenates else 1
+        if self.encoder.dim * side_by_side != self.mil.in_features:
+            each = f" for each of {side_by_side} magnifications" if side_by_side > 1 else ""
             raise BadArgumentError(
-                f"encoder {self.encoder.name} gives descriptors of length {self.encoder.dim}, but "
-                f"the {self.mil.architecture} head takes {self.mil.in_features}."
+                f"encoder {self.encoder.name} gives descriptors of length {self.encoder.dim}"
+                f"{each}, but the {self.mil.architecture} head takes {self.mil.in_features}."
             )
         if len(self.classes) != self.mil.num_classes or len(set(self.classes)) < len(self.classes):
             raise BadArgumentError(
@@ -79,6 +91,28 @@ class Model:
                 f"tile_px={self.tile_px} and mpp={self.mpp} must both be above 0."
             )
 
+    @property
+    def _concatenates(self) -> bool:
+        return self.mil.magnification_use == "concat"
+
+    def _check_magnifications(self) -> None:
+        wanted, given = self.mil.num_magnifications, ", ".join(f"{mpp:g}" for mpp in self.mpps)
+        if len(self.mpps) != wanted:
+            raise BadArgumentError(
+                f"the {self.mil.architecture} head looks at {wanted} magnification(s), but mpp="
+                f"{given} states {len(self.mpps)}: give micrometres per pixel of each, coarse to "
+                "fine."
+            )
+        if wanted == 1:
+            return
+        from napari_wsi_xai.tiles import mpp_ratios
+
+        mpp_ratios(self.mpps)
+        if self.mpp != self.mpps[-1]:
+            raise BadArgumentError(
+                f"mpp={self.mpp:g} is not the finest of mpps={given}: change the two together."
+            )
+
 
 def build_model(
     encoder: Encoder | EncoderSpec | str,
@@ -86,7 +120,7 @@ def build_model(
     classes: Sequence[str] = ("normal", "tumor"),
     *,
     tile_px: int = 224,
-    mpp: float = 0.5,
+    mpp: float | Sequence[float] = 0.5,
     seed: int = 0,
     name: str | None = None,
     **arguments: Any,
@@ -104,7 +138,8 @@ def build_model(
     classes
         Names of the classes.
     tile_px, mpp
-        Edge of a tile in pixels, at this many micrometres per pixel.
+        Edge of a tile in pixels, at this many micrometres per pixel; one number for each
+        magnification, coarse to fine, for a head that looks at several.
     seed
         Seed of the head's weights.
     name
@@ -114,18 +149,38 @@ def build_model(
     """
     if not isinstance(encoder, Encoder):
         encoder = build_encoder(encoder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = build_mil(mil, encoder.dim, len(classes), **arguments)
+    mpps = tuple(mpp) if isinstance(mpp, Sequence) else (mpp,)
+    if not mpps:
+        raise BadArgumentError("mpp=() states no magnification: give micrometres per pixel.")
+    if _takes_magnifications(mil) and len(mpps) > 1:
+        arguments.setdefault("num_magnifications", len(mpps))
+    head = _seeded_head(seed, mil, encoder.dim, len(classes), arguments)
+    if head.magnification_use == "concat":
+        length = encoder.dim * head.num_magnifications
+        head = _seeded_head(seed, mil, length, len(classes), arguments)
     return Model(
         encoder,
         head,
         tile_px,
-        mpp,
+        mpps[-1],
         tuple(classes),
         name or f"{encoder.spec.name.replace('/', '-')}-{mil}-untrained",
         metadata={"trained": False, "seed": seed},
+        mpps=mpps,
     )
+
+
+def _takes_magnifications(architecture: str) -> bool:
+    head = MIL_ARCHITECTURES.get(architecture)
+    return head is not None and "num_magnifications" in signature(head).parameters
+
+
+def _seeded_head(
+    seed: int, mil: str, length: int, classes: int, arguments: dict[str, Any]
+) -> MILModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_mil(mil, length, classes, **arguments)
 
 
 def model_config(model: Model) -> dict[str, Any]:
@@ -135,6 +190,7 @@ def model_config(model: Model) -> dict[str, Any]:
         "tile_px": model.tile_px,
         "mpp": model.mpp,
         "classes": list(model.classes),
+        **({"mpps": list(model.mpps)} if len(model.mpps) > 1 else {}),
     }
 
 

@@ -109,6 +109,7 @@ def _model_of(config: Mapping[str, Any], path: Path) -> Model:
         tuple(config["classes"]),
         str(config.get("name", path.stem)),
         metadata=dict(config.get("metadata", {})),
+        mpps=tuple(config.get("mpps", ())),
     )
     if model.content_hash != config.get("content_hash"):
         raise ModelFileError(
