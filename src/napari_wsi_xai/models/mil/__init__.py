@@ -8,14 +8,31 @@ from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models.mil.abmil import ABMIL, GatedABMIL
 from napari_wsi_xai.models.mil.base import MILModel, MILOutput
 from napari_wsi_xai.models.mil.chowder import CHOWDER
+from napari_wsi_xai.models.mil.clam import CLAMMB, CLAMSB
 from napari_wsi_xai.models.mil.max import MaxMIL
 from napari_wsi_xai.models.mil.mean import MeanMIL
+from napari_wsi_xai.models.mil.mil_fc import MILFC
+from napari_wsi_xai.models.mil.mil_sil import MILSIL
+from napari_wsi_xai.models.mil.xmil_attnmil import XMILAttnMIL
 from napari_wsi_xai.models.mil.zoommil import ZoomMIL
 
 __all__ = ["MIL_ARCHITECTURES", "MILModel", "MILOutput", "build_mil"]
 
 MIL_ARCHITECTURES: dict[str, type[MILModel]] = {
-    head.architecture: head for head in (MeanMIL, MaxMIL, ABMIL, GatedABMIL, CHOWDER, ZoomMIL)
+    head.architecture: head
+    for head in (
+        MeanMIL,
+        MaxMIL,
+        ABMIL,
+        GatedABMIL,
+        CHOWDER,
+        ZoomMIL,
+        CLAMSB,
+        CLAMMB,
+        MILFC,
+        MILSIL,
+        XMILAttnMIL,
+    )
 }
 """Every architecture by name; a new one is a file and an entry here."""
 

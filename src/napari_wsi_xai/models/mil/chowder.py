@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models.mil.base import MILModel
 
-__all__ = ["CHOWDER", "EXTREME_ORDERS", "extreme_scores"]
+__all__ = ["CHOWDER", "EXTREME_ORDERS", "extreme_scores", "weldon_pool"]
 
 EXTREME_ORDERS = ("bottom-top", "top-bottom")
 """How the extremes are laid out for the decision; checkpoints need the one they were trained with.
@@ -38,6 +38,30 @@ def extreme_scores(scores: Tensor, n_extreme: int, order: str = "bottom-top") ->
     return torch.cat([largest.flip(0), smallest])
 
 
+def weldon_pool(scores: Tensor, kmax: float, kmin: float = 0) -> Tensor:
+    r"""Min-max pooling of WELDON (Durand, Thome, Cord: CVPR 2016), scores (..., N) to (...).
+
+    .. math::
+        \frac{1}{2} \left( \frac{1}{k_+} \sum_{i \le k_+} s_{(N+1-i)}
+        + \frac{1}{k_-} \sum_{i \le k_-} s_{(i)} \right)
+
+    without the second term and the half where :math:`k_- \le 0`. A number below 1 is a fraction of
+    the N scores, rounded; what is asked for above N is cut to N, below one score to one.
+    """
+    if kmax <= 0:
+        raise BadArgumentError(f"kmax={kmax} must be above 0.")
+    ascending = torch.sort(scores, dim=-1, stable=True).values
+    largest, smallest = (_share(k, scores.shape[-1]) for k in (kmax, kmin))
+    top = ascending[..., ascending.shape[-1] - largest :].mean(dim=-1)
+    return top if smallest == 0 else (top + ascending[..., :smallest].mean(dim=-1)) / 2
+
+
+def _share(k: float, count: int) -> int:
+    """How many of ``count`` scores ``k`` stands for."""
+    wanted = round(k * count) if k < 1 else int(k)
+    return 0 if k <= 0 else min(max(wanted, 1), count)
+
+
 class CHOWDER(MILModel):
     r"""Extreme scores of a 1 x 1 convolution, decided by a small perceptron.
 
@@ -49,6 +73,11 @@ class CHOWDER(MILModel):
 
     The slide descriptor is the list of extremes itself, in the given ``order``. A bag of fewer
     than R tiles is repeated until it holds R (see :func:`extreme_scores`).
+
+    Later versions score tiles with a perceptron of their own, ``score_hidden``, with biases. With
+    ``weldon`` a biased linear map gives every tile C scores, and :func:`weldon_pool` of them is
+    slide descriptor and logits in one; ``n_extreme``, ``order``, ``hidden`` and ``dropout`` then
+    mean nothing.
 
     Parameters
     ----------
@@ -62,6 +91,10 @@ class CHOWDER(MILModel):
         Lengths of the perceptron's hidden layers.
     dropout
         Probability with which entries of the hidden layers are dropped in training.
+    score_hidden
+        Lengths of hidden layers, with sigmoids, between descriptor and score; none in the paper.
+    weldon
+        (kmax, kmin) of :func:`weldon_pool` in place of extremes and perceptron.
     """
 
     architecture = "chowder"
@@ -77,6 +110,8 @@ class CHOWDER(MILModel):
         order: str = "bottom-top",
         hidden: Sequence[int] = (200, 100),
         dropout: float = 0.5,
+        score_hidden: Sequence[int] = (),
+        weldon: Sequence[float] | None = None,
     ) -> None:
         super().__init__(
             in_features,
@@ -86,30 +121,55 @@ class CHOWDER(MILModel):
             order=order,
             hidden=list(hidden),
             dropout=dropout,
+            score_hidden=list(score_hidden),
+            weldon=None if weldon is None else list(weldon),
         )
         if n_extreme < 1:
             raise BadArgumentError(f"n_extreme={n_extreme} must be at least 1.")
         if order not in EXTREME_ORDERS:
             raise BadArgumentError(f"order={order!r} must be one of {', '.join(EXTREME_ORDERS)}.")
+        if weldon is not None and not (len(weldon) == 2 and weldon[0] > 0 and weldon[1] >= 0):
+            raise BadArgumentError(f"weldon={tuple(weldon)} must be (kmax > 0, kmin >= 0) or None.")
+        logits = self.num_logits
         self.n_extreme = n_extreme
         self.order = order
-        self.score = nn.Linear(in_features, 1, bias=False)
-        layers: list[nn.Module] = []
-        for before, after in pairwise([2 * n_extreme, *hidden]):
-            layers += [nn.Linear(before, after), nn.Sigmoid(), nn.Dropout(dropout)]
-        last = hidden[-1] if hidden else 2 * n_extreme
-        self.mlp = nn.Sequential(*layers, nn.Linear(last, self.num_logits))
+        self.weldon = weldon
+        if weldon is None and not score_hidden:
+            self.score: nn.Module = nn.Linear(in_features, 1, bias=False)
+        else:
+            self.score = _scorer([in_features, *score_hidden], 1 if weldon is None else logits)
+        if weldon is None:
+            self.mlp = _perceptron([2 * n_extreme, *hidden], logits, dropout)
 
     def score_tiles(self, features: Tensor, coords_level0: Tensor | None = None) -> Tensor:
-        """(N, D) to one score a tile (N, 1)."""
+        """(N, D) to one score a tile (N, 1), or class scores (N, C) with ``weldon``."""
         return self.score(features)  # type: ignore[no-any-return]
 
     def aggregate(
         self, tile_scores: Tensor, features: Tensor | None, coords_level0: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """The extremes (2 R,); no attention."""
+        """The extremes (2 R,), or pooled scores (C,) with ``weldon``; no attention."""
+        if self.weldon is not None:
+            return weldon_pool(tile_scores.T, *self.weldon), None
         return extreme_scores(tile_scores[:, 0], self.n_extreme, self.order), None
 
     def decide(self, slide_descriptor: Tensor) -> Tensor:
-        """Perceptron: (2 R,) to (C,)."""
-        return self.mlp(slide_descriptor)  # type: ignore[no-any-return]
+        """Perceptron: (2 R,) to (C,); with ``weldon`` the pooled scores are the decision."""
+        return slide_descriptor if self.weldon is not None else self.mlp(slide_descriptor)
+
+
+def _scorer(lengths: Sequence[int], scores: int) -> nn.Module:
+    """Descriptor to scores, with a sigmoid after every hidden layer."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(lengths):
+        layers += [nn.Linear(before, after), nn.Sigmoid()]
+    last = nn.Linear(lengths[-1], scores)
+    return nn.Sequential(*layers, last) if layers else last
+
+
+def _perceptron(lengths: Sequence[int], logits: int, dropout: float) -> nn.Sequential:
+    """Extremes to logits, with a sigmoid and dropout after every hidden layer."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(lengths):
+        layers += [nn.Linear(before, after), nn.Sigmoid(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(lengths[-1], logits))

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from napari_wsi_xai.models.checkpoints.layout import Layout
-from napari_wsi_xai.models.checkpoints.layouts import abmil, zoommil
+from napari_wsi_xai.models.checkpoints.layouts import (
+    abmil,
+    chowder,
+    clam,
+    instance,
+    mil_fc,
+    xmil_attnmil,
+    zoommil,
+)
 
 __all__ = ["LAYOUTS"]
 
-LAYOUTS: tuple[Layout, ...] = (*abmil.LAYOUTS, *zoommil.LAYOUTS)
+LAYOUTS: tuple[Layout, ...] = (
+    *abmil.LAYOUTS,
+    *zoommil.LAYOUTS,
+    *clam.LAYOUTS,
+    *mil_fc.LAYOUTS,
+    *chowder.LAYOUTS,
+    *xmil_attnmil.LAYOUTS,
+    *instance.LAYOUTS,
+)
 """Every known layout; where two fit the same tensors, the first is taken for recognition."""
