@@ -24,7 +24,8 @@ from napari_wsi_xai.viewer.drain import (
     Stepped,
     drain,
 )
-from napari_wsi_xai.viewer.scoring import ModelChoice, ScoreInputs, TissueChoice, plan_run
+from napari_wsi_xai.viewer.model_choice import ModelChoice
+from napari_wsi_xai.viewer.scoring import ScoreInputs, TissueChoice, plan_run
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 
 from napari_wsi_xai.geometry import Region
 from napari_wsi_xai.viewer.drain import Failed, Finished, Planned, Stepped
+from napari_wsi_xai.viewer.model_choice import ModelChoice
 from napari_wsi_xai.viewer.process import ProcessRun
-from napari_wsi_xai.viewer.scoring import ModelChoice, ScoreInputs
+from napari_wsi_xai.viewer.scoring import ScoreInputs
 
 
 @pytest.fixture

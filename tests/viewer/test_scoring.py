@@ -14,11 +14,10 @@ from napari_wsi_xai.errors import BadArgumentError, GridError, MissingMppError
 from napari_wsi_xai.geometry import Region
 from napari_wsi_xai.tiles import TissueOptions
 from napari_wsi_xai.viewer.drawings import LabelsDrawing
+from napari_wsi_xai.viewer.model_choice import ModelChoice, load_choice
 from napari_wsi_xai.viewer.scoring import (
-    ModelChoice,
     ScoreInputs,
     TissueChoice,
-    load_choice,
     plan_run,
     result_folder,
 )

@@ -16,8 +16,9 @@ from contextlib import suppress
 from functools import partial
 from typing import IO, Any
 
+from napari_wsi_xai.viewer.checkpoints import examine_checkpoint
 from napari_wsi_xai.viewer.drain import Failed, Finished, RunControl, drain
-from napari_wsi_xai.viewer.requests import Cancel, Focus, Request, Score
+from napari_wsi_xai.viewer.requests import Cancel, Examine, Focus, Request, Score
 
 __all__ = ["main"]
 
@@ -29,7 +30,7 @@ def main() -> None:
     """Serve requests until standard input ends."""
     _be_polite()
     events = _take_output()
-    waiting: queue.Queue[Score] = queue.Queue()
+    waiting: queue.Queue[Score | Examine] = queue.Queue()
     controls: dict[int, RunControl] = {}
     threading.Thread(
         target=_listen, args=(sys.stdin.buffer, waiting, controls), daemon=True
@@ -39,6 +40,9 @@ def main() -> None:
     threading.Thread(target=_import_torchvision, daemon=True).start()
     while True:
         request = waiting.get()
+        if isinstance(request, Examine):
+            _send(events, examine_checkpoint(request.path))
+            continue
         _score(request, controls[request.number], events)
         del controls[request.number]
 
@@ -71,7 +75,7 @@ def _take_output() -> IO[bytes]:
 
 
 def _listen(
-    requests: IO[bytes], waiting: queue.Queue[Score], controls: dict[int, RunControl]
+    requests: IO[bytes], waiting: queue.Queue[Score | Examine], controls: dict[int, RunControl]
 ) -> None:
     """Pass requests on as they come; end the process with the stream."""
     while True:
@@ -82,6 +86,8 @@ def _listen(
             os._exit(0)
         if isinstance(request, Score):
             controls[request.number] = RunControl()
+            waiting.put(request)
+        elif isinstance(request, Examine):
             waiting.put(request)
         elif isinstance(request, Cancel) and request.number in controls:
             controls[request.number].cancel()

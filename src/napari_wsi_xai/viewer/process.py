@@ -16,13 +16,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from napari_wsi_xai.geometry import Region
+from napari_wsi_xai.viewer.checkpoints import CheckpointSummary
 from napari_wsi_xai.viewer.drain import Event, Failed, Finished
-from napari_wsi_xai.viewer.requests import Cancel, Focus, Request, Score
+from napari_wsi_xai.viewer.requests import Cancel, Examine, Focus, Request, Score
 from napari_wsi_xai.viewer.scoring import ScoreInputs
 
-__all__ = ["ProcessRun", "start_process"]
+__all__ = ["ProcessRun", "examine_elsewhere", "start_process"]
 
 _numbers = itertools.count(1)
 _idle: list[_Process] = []
@@ -57,11 +60,11 @@ class _Process:
         except OSError:
             return
 
-    def next_event(self) -> Event | None:
-        """Wait for the next event; None where the process is gone."""
+    def next_event(self) -> Any:
+        """Wait for the next event or answer; None where the process is gone."""
         assert self._child.stdout is not None
         try:
-            event: Event = pickle.load(self._child.stdout)
+            event = pickle.load(self._child.stdout)
         except (EOFError, OSError, pickle.UnpicklingError, ValueError):
             return None
         return event
@@ -99,6 +102,18 @@ def _take() -> _Process:
         return _new()
 
 
+def examine_elsewhere(path: Path) -> CheckpointSummary | Failed:
+    """Have a scoring process say what is in a checkpoint file; waits for the answer."""
+    process = _take()
+    process.ask(Examine(path))
+    answer: CheckpointSummary | Failed | None = process.next_event()
+    if answer is None:
+        return Failed(f"the process that read {path.name} ended unexpectedly: choose it again.")
+    with _lock:
+        _idle.append(process)
+    return answer
+
+
 @atexit.register
 def _end_all() -> None:
     for process in _all:
@@ -128,7 +143,7 @@ class ProcessRun:
         if self._cancelled:
             self.cancel()
         while not self._abandoned:
-            event = process.next_event()
+            event: Event | None = process.next_event()
             if event is None:
                 if self._abandoned:
                     return

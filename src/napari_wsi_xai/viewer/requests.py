@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from napari_wsi_xai.geometry import Region
 from napari_wsi_xai.viewer.scoring import ScoreInputs
 
-__all__ = ["Cancel", "Focus", "Request", "Score"]
+__all__ = ["Cancel", "Examine", "Focus", "Request", "Score"]
 
 
 @dataclass(frozen=True)
@@ -33,4 +34,11 @@ class Focus:
     region_level0: Region | None
 
 
-Request = Score | Cancel | Focus
+@dataclass(frozen=True)
+class Examine:
+    """Say what is in a checkpoint file; answered by a ``CheckpointSummary`` or ``Failed``."""
+
+    path: Path
+
+
+Request = Score | Cancel | Focus | Examine

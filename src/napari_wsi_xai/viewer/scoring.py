@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_wsi_xai.errors import BadArgumentError, GridError, StoreMismatchError
+from napari_wsi_xai.errors import GridError, StoreMismatchError
 from napari_wsi_xai.geometry import Mpp, Region
 from napari_wsi_xai.tiles import TissueMask, TissueOptions
 from napari_wsi_xai.viewer.drawings import LabelsDrawing
+from napari_wsi_xai.viewer.model_choice import ModelChoice, load_choice
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -22,40 +23,9 @@ if TYPE_CHECKING:
     from napari_wsi_xai.runs import Run
     from napari_wsi_xai.slides import Slide
 
-__all__ = ["ModelChoice", "ScoreInputs", "TissueChoice", "plan_run", "result_folder"]
+__all__ = ["ScoreInputs", "TissueChoice", "plan_run", "result_folder"]
 
 MOST_STORES = 100
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """Which model: the shipped one, a bundle, or an encoder and a head.
-
-    Attributes
-    ----------
-    kind
-        ``"demo"``, ``"bundle"`` or ``"parts"``.
-    path
-        The bundle (file or folder).
-    encoder, encoder_weights
-        Name of the network; ``"DEFAULT"``, a file, or None for seeded random weights.
-    head, head_weights
-        Name of the MIL architecture; a state-dict file, or None for seeded random weights.
-    classes
-        Class names of the head.
-    tile_px, mpp
-        Edge of a tile in pixels, at this many micrometres per pixel.
-    """
-
-    kind: str = "demo"
-    path: Path | None = None
-    encoder: str = "resnet50"
-    encoder_weights: str | None = "DEFAULT"
-    head: str = "abmil"
-    head_weights: Path | None = None
-    classes: tuple[str, ...] = ("normal", "tumor")
-    tile_px: int = 224
-    mpp: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -103,7 +73,7 @@ class ScoreInputs:
     source: str
     name: str
     mpp: float | Mpp | None = None
-    model: ModelChoice = ModelChoice()
+    model: ModelChoice = field(default_factory=ModelChoice)
     tissue: TissueChoice = TissueChoice()
     region: Region | tuple[BaseGeometry, ...] | None = None
     precision: str = "auto"
@@ -150,46 +120,6 @@ def plan_run(inputs: ScoreInputs) -> Generator[str, None, Run]:
         run = _only_blocks_under(run, inputs.region)
     run.focus(inputs.view)
     return run
-
-
-def load_choice(choice: ModelChoice) -> Model:
-    """The model that was chosen.
-
-    Raises
-    ------
-    BadArgumentError
-        No bundle was chosen, or its parts do not fit.
-    ModelError
-        It cannot be loaded.
-    """
-    from napari_wsi_xai.models import load_model
-
-    if choice.kind == "demo":
-        from napari_wsi_xai.demo import demo_model_path
-
-        return load_model(demo_model_path())
-    if choice.kind == "bundle":
-        if choice.path is None:
-            raise BadArgumentError("no model was chosen: choose a bundle file or folder.")
-        return load_model(choice.path)
-    return _model_of_parts(choice)
-
-
-def _model_of_parts(choice: ModelChoice) -> Model:
-    from napari_wsi_xai.models import build_encoder, build_model
-    from napari_wsi_xai.models.encoders.loading import load_weights
-    from napari_wsi_xai.models.tensor_files import read_state_dict
-
-    encoder = build_encoder(choice.encoder, weights=choice.encoder_weights)
-    model = build_model(
-        encoder, choice.head, choice.classes, tile_px=choice.tile_px, mpp=choice.mpp
-    )
-    if choice.head_weights is None:
-        return model
-    path = choice.head_weights
-    load_weights(model.mil, read_state_dict(path), path.name)
-    # Made again, because the content hash is taken when a model is made.
-    return replace(model, name=f"{choice.encoder}-{path.stem}", metadata={"trained": True})
 
 
 def _tissue_mask(choice: TissueChoice, slide: Slide) -> TissueMask | None:

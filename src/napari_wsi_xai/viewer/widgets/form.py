@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import ComboBox, Container, FloatSpinBox, ProgressBar, PushButton
 from napari.layers import Labels, Shapes
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QSizePolicy
+from qtpy.QtWidgets import QLabel
 
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.geometry import Region
@@ -24,7 +24,9 @@ from napari_wsi_xai.viewer.slide_layers import (
     reference_of_layer,
 )
 from napari_wsi_xai.viewer.view import visible_region
-from napari_wsi_xai.viewer.widgets.fields import ModelFields, MoreFields, row
+from napari_wsi_xai.viewer.widgets.fields import ModelFields
+from napari_wsi_xai.viewer.widgets.more import MoreFields
+from napari_wsi_xai.viewer.widgets.rows import row, wrap
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -233,8 +235,5 @@ class ScoreForm(Container[Any]):
 
 def _text() -> QLabel:
     label = QLabel()
-    label.setWordWrap(True)
-    # A long sentence wraps; it must not widen the dock.
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    wrap(label)
     return label
