@@ -9,11 +9,16 @@ from napari_wsi_xai.models.mil.abmil import ABMIL, GatedABMIL
 from napari_wsi_xai.models.mil.base import MILModel, MILOutput
 from napari_wsi_xai.models.mil.chowder import CHOWDER
 from napari_wsi_xai.models.mil.clam import CLAMMB, CLAMSB
+from napari_wsi_xai.models.mil.dsmil import DSMIL
+from napari_wsi_xai.models.mil.dtfd import DTFD
 from napari_wsi_xai.models.mil.max import MaxMIL
 from napari_wsi_xai.models.mil.mean import MeanMIL
 from napari_wsi_xai.models.mil.mil_fc import MILFC
 from napari_wsi_xai.models.mil.mil_sil import MILSIL
+from napari_wsi_xai.models.mil.sparseconvmil import SparseConvMIL
+from napari_wsi_xai.models.mil.transmil import TransMIL
 from napari_wsi_xai.models.mil.xmil_attnmil import XMILAttnMIL
+from napari_wsi_xai.models.mil.xmil_transmil import XMILTransMIL
 from napari_wsi_xai.models.mil.zoommil import ZoomMIL
 
 __all__ = ["MIL_ARCHITECTURES", "MILModel", "MILOutput", "build_mil"]
@@ -27,11 +32,16 @@ MIL_ARCHITECTURES: dict[str, type[MILModel]] = {
         GatedABMIL,
         CHOWDER,
         ZoomMIL,
+        SparseConvMIL,
         CLAMSB,
         CLAMMB,
         MILFC,
         MILSIL,
         XMILAttnMIL,
+        DSMIL,
+        TransMIL,
+        XMILTransMIL,
+        DTFD,
     )
 }
 """Every architecture by name; a new one is a file and an entry here."""

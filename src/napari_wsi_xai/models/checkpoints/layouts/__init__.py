@@ -7,9 +7,14 @@ from napari_wsi_xai.models.checkpoints.layouts import (
     abmil,
     chowder,
     clam,
+    dsmil,
+    dtfd,
     instance,
     mil_fc,
+    transmil,
+    sparseconvmil,
     xmil_attnmil,
+    xmil_transmil,
     zoommil,
 )
 
@@ -18,10 +23,15 @@ __all__ = ["LAYOUTS"]
 LAYOUTS: tuple[Layout, ...] = (
     *abmil.LAYOUTS,
     *zoommil.LAYOUTS,
+    *sparseconvmil.LAYOUTS,
     *clam.LAYOUTS,
     *mil_fc.LAYOUTS,
     *chowder.LAYOUTS,
     *xmil_attnmil.LAYOUTS,
     *instance.LAYOUTS,
+    *dsmil.LAYOUTS,
+    *transmil.LAYOUTS,
+    *xmil_transmil.LAYOUTS,
+    *dtfd.LAYOUTS,
 )
 """Every known layout; where two fit the same tensors, the first is taken for recognition."""
