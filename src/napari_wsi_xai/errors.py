@@ -13,6 +13,7 @@
     ├── AnnotationError         a polygon file cannot be read or written
     ├── ModelError              a model cannot be used
     │   ├── ModelFileError          file damaged, of another kind, or unsafe to load
+    │   │   └── CheckpointError         its tensors fit no known head
     │   └── WeightsNotFoundError    weights are neither given nor cached
     ├── RunError                a run cannot give a result
     ├── StoreError              a result store cannot be read or written
@@ -27,6 +28,7 @@ message alone and ends with ``exit_status``: 2 where the call itself must change
 __all__ = [
     "AnnotationError",
     "BadArgumentError",
+    "CheckpointError",
     "GridError",
     "MissingExtraError",
     "MissingMppError",
@@ -92,6 +94,10 @@ class ModelError(WsiXaiError):
 
 class ModelFileError(ModelError):
     """A model file is damaged, of another kind, or unsafe to load."""
+
+
+class CheckpointError(ModelFileError):
+    """The tensors of a checkpoint fit no known head, or cannot be used."""
 
 
 class WeightsNotFoundError(ModelError, FileNotFoundError):

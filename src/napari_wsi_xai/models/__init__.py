@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_wsi_xai.models.bundle import Model, build_model, load_model, save_model
+    from napari_wsi_xai.models.checkpoints import (
+        CheckpointFacts,
+        bundle_checkpoint,
+        import_checkpoint,
+        inspect_checkpoint,
+    )
     from napari_wsi_xai.models.encoders import EncoderEntry, build_encoder, list_encoders
     from napari_wsi_xai.models.encoders.encoder import Encoder
     from napari_wsi_xai.models.encoders.small import SmallCNN
@@ -22,6 +28,7 @@ __all__ = [
     "IMAGENET",
     "MIL_ARCHITECTURES",
     "SMALL_PREPROCESSING",
+    "CheckpointFacts",
     "Encoder",
     "EncoderEntry",
     "EncoderSpec",
@@ -34,6 +41,9 @@ __all__ = [
     "build_encoder",
     "build_mil",
     "build_model",
+    "bundle_checkpoint",
+    "import_checkpoint",
+    "inspect_checkpoint",
     "list_encoders",
     "load_model",
     "save_model",
@@ -42,6 +52,12 @@ __all__ = [
 
 _HOMES = {
     "bundle": ("Model", "build_model", "load_model", "save_model"),
+    "checkpoints": (
+        "CheckpointFacts",
+        "bundle_checkpoint",
+        "import_checkpoint",
+        "inspect_checkpoint",
+    ),
     "encoders": ("EncoderEntry", "build_encoder", "list_encoders"),
     "encoders.encoder": ("Encoder",),
     "encoders.small": ("SmallCNN",),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
+import threading
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,12 +21,27 @@ from napari_wsi_xai.errors import ModelFileError, WeightsNotFoundError
 __all__ = [
     "hash_bytes",
     "hash_tensors",
+    "load_weights_only",
     "read_safetensors",
     "read_safetensors_metadata",
     "read_state_dict",
+    "require_file",
 ]
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "teacher", "encoder")
+_MAPPED_BYTES = 256 * 2**20
+"""Zip files above this are mapped, so that they need no memory of their own."""
+
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),  # the same since NumPy 2
+    np.dtype,
+    type(np.dtype(np.float64)),
+]
+"""What training codes save beside their tensors: a loss, an AUC. Making one runs no code."""
+_allowing = threading.Lock()  # torch keeps one list of allowed names for all threads
+_NAMED = re.compile(r"GLOBAL ([\w.]+)|got <class '([\w.]+)'>")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -42,7 +60,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     require_file(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    return _tensors_of(_load_weights_only(path), path)
+    return _tensors_of(load_weights_only(path), path)
 
 
 def require_file(path: Path) -> None:
@@ -51,19 +69,61 @@ def require_file(path: Path) -> None:
         raise WeightsNotFoundError(f"There is no weights file {str(path)!r}: check the path.")
 
 
-def _load_weights_only(path: Path) -> Any:
+def load_weights_only(path: Path) -> Any:
+    """What a PyTorch file holds: tensors, plain values and NumPy's float scalars, nothing else.
+
+    Tensors of large files are mapped from them, so copy what is kept. The checksums of files in
+    the zip format are verified, which PyTorch itself does not do.
+
+    Raises
+    ------
+    ModelFileError
+        The file is truncated, damaged or of another kind, or names any other Python object; the
+        message names it. Nothing in the file is executed.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            _verify(path)
+        allowed = [entry for entry in _NUMPY_SCALARS if not _is_allowed(entry)]
+        with _allowing, torch.serialization.safe_globals(allowed):
+            mapped = zipped and path.stat().st_size > _MAPPED_BYTES
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise ModelFileError(
-            f"{path.name!r} holds Python objects other than tensors and was not loaded: "
-            "save its state dict alone, best as .safetensors."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _refused(path, str(error)) from error
+    except ModelFileError:
+        raise
+    except Exception as error:  # a damaged file fails in many ways
         raise ModelFileError(
             f"{path.name!r} is not a readable PyTorch weights file: it is truncated, damaged or "
             "of another kind."
         ) from error
+
+
+def _is_allowed(entry: Any) -> bool:
+    return entry in torch.serialization.get_safe_globals()
+
+
+def _verify(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise ModelFileError(
+                f"{path.name!r} is a TorchScript program and no state dict: it can be an encoder."
+            )
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ModelFileError(
+            f"{path.name!r} is damaged: the checksum of its record {damaged!r} is wrong."
+        )
+
+
+def _refused(path: Path, reason: str) -> ModelFileError:
+    named = _NAMED.search(reason)
+    what = f" ({named[1] or named[2]})" if named else ""
+    return ModelFileError(
+        f"{path.name!r} holds Python objects other than tensors{what} and was not loaded: "
+        "save its state dict alone, best as .safetensors."
+    )
 
 
 def _tensors_of(loaded: Any, path: Path) -> dict[str, Tensor]:

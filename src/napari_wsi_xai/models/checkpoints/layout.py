@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -56,21 +57,32 @@ class Layout:
         """Whether a tensor is known to be no part of the head."""
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
+    def our_name(self, name: str) -> str | None:
+        """The name in our head of what the author calls ``name``; None where it has none."""
+        template = self.template_of(name)
+        if template is None:
+            return None
+        return _fill(self.names[template], _numbers(template, name) or [])
+
     def rename(self, tensors: Tensors) -> dict[str, Tensor]:
         """Author's tensors under our names; those that have none are left out."""
         renamed: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            template = self.template_of(name)
-            if template is not None:
-                renamed[_fill(self.names[template], _numbers(template, name) or [])] = tensor
+            ours = self.our_name(name)
+            if ours is not None:
+                renamed[ours] = tensor
         return renamed if self.convert is None else self.convert(renamed)
 
 
 def _numbers(template: str, name: str) -> list[str] | None:
     """The numbers that ``*`` stands for in ``name``; None where the template does not fit."""
-    pattern = re.escape(template).replace(r"\*", r"(\d+)")
-    match = re.fullmatch(pattern, name)
+    match = _pattern(template).fullmatch(name)
     return None if match is None else list(match.groups())
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\*", r"(\d+)"))
 
 
 def _fill(template: str, numbers: list[str]) -> str:

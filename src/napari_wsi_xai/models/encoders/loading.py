@@ -15,7 +15,7 @@ from napari_wsi_xai.models.tensor_files import (
     read_state_dict,
 )
 
-__all__ = ["load_weights", "read_weights"]
+__all__ = ["fitting_weights", "load_weights", "read_weights"]
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.", "backbone.", "net.", "network.")
 BUNDLE_KEY = "napari_wsi_xai"
@@ -78,7 +78,24 @@ def load_weights(
     ModelFileError
         Tensors are missing, unknown, or of another shape; the message names the first of them.
     """
-    own = module.state_dict()
+    module.load_state_dict(
+        fitting_weights(module.state_dict(), tensors, origin, ignorable), strict=False
+    )
+
+
+def fitting_weights(
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    origin: str,
+    ignorable: Iterable[str] = (),
+) -> dict[str, Tensor]:
+    """Those of ``tensors`` that a network with the state dict ``own`` takes, by its names.
+
+    Raises
+    ------
+    ModelFileError
+        See :func:`load_weights`.
+    """
     given = _without_prefixes(tensors, own)
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
     _require_none("lacks", [name for name in needed if name not in given], origin)
@@ -91,7 +108,7 @@ def load_weights(
                 f"{origin}: tensor {name!r} has shape {tuple(given[name].shape)}, but the network "
                 f"named has {tuple(own[name].shape)} there: name the network it was saved from."
             )
-    module.load_state_dict({n: given[n] for n in own if n in given}, strict=False)
+    return {name: given[name] for name in own if name in given}
 
 
 def _without_prefixes(

@@ -21,7 +21,13 @@ from napari_wsi_xai.models.spec import IMAGENET, EncoderSpec, Preprocessing
 from napari_wsi_xai.models.tensor_files import read_state_dict
 from napari_wsi_xai.models.torchvision_import import import_torchvision
 
-__all__ = ["build_torchvision", "drop_classifier", "torchvision_names"]
+__all__ = [
+    "build_torchvision",
+    "current_names",
+    "drop_classifier",
+    "torchvision_names",
+    "torchvision_network",
+]
 
 _HEADS = ("fc", "classifier", "head", "heads")
 _AUXILIARY = ("AuxLogits", "aux1", "aux2")
@@ -52,14 +58,14 @@ def build_torchvision(spec: EncoderSpec) -> Encoder:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        module = _network(spec.name)
+        module = torchvision_network(spec.name)
     demanded = _demanded_px(module, spec.name)
     ignorable = drop_classifier(module)
     if spec.weights is None:
         name, stated = f"{spec.name} (untrained, seed {spec.seed})", None
     else:
         tensors, origin, stated = _weights(spec)
-        load_weights(module, _renamed(tensors, spec.name), origin, ignorable)
+        load_weights(module, current_names(tensors, spec.name), origin, ignorable)
         name = f"{spec.name} ({origin})"
     preprocessing = spec.preprocessing or stated or _preprocessing(_default(spec.name))
     if preprocessing.input_px is None and demanded is not None:
@@ -67,7 +73,8 @@ def build_torchvision(spec: EncoderSpec) -> Encoder:
     return Encoder(spec, module, preprocessing, name, trained=spec.weights is not None)
 
 
-def _network(name: str) -> nn.Module:
+def torchvision_network(name: str) -> nn.Module:
+    """A classification network of torchvision, without trained weights."""
     from torchvision import models
 
     arguments: dict[str, Any] = {}
@@ -154,7 +161,7 @@ def _weights(spec: EncoderSpec) -> tuple[dict[str, Tensor], str, Preprocessing |
 _DENSENET_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$")
 
 
-def _renamed(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def current_names(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """Published DenseNet files write ``norm.1.weight`` for what the network calls ``norm1``."""
     if not name.startswith("densenet"):
         return tensors
