@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["TOLERANCE", "Case", "assert_near", "cases", "load_case"]
+from napari_wsi_xai.models import MILModel, build_mil
+from napari_wsi_xai.models.checkpoints.layout import Layout
+
+__all__ = ["TOLERANCE", "Case", "assert_near", "cases", "fitting", "load_case", "rebuild"]
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
 
@@ -70,3 +74,21 @@ def assert_near(
     )
     assert a.shape == b.shape, f"{what}: shape {a.shape} instead of {b.shape}"
     np.testing.assert_allclose(a, b, **TOLERANCE, err_msg=what)
+
+
+def fitting(layouts: Iterable[Layout], tensors: Mapping[str, torch.Tensor]) -> list[Layout]:
+    """Layouts that know every one of these tensors and miss none."""
+    return [
+        layout
+        for layout in layouts
+        if all(layout.template_of(name) or layout.ignores(name) for name in tensors)
+        and set(layout.names) - layout.optional <= {layout.template_of(name) for name in tensors}
+    ]
+
+
+def rebuild(layouts: Iterable[Layout], tensors: Mapping[str, torch.Tensor], **options) -> MILModel:
+    """The authors' tensors as a head of ours, through the one layout that fits."""
+    (layout,) = fitting(layouts, tensors)
+    head = build_mil(layout.architecture, **(layout.arguments(tensors) | options))
+    head.load_state_dict(layout.rename(tensors))
+    return head

@@ -31,4 +31,4 @@ LAYOUTS = tuple(
     for architecture in ("mean", "max", "mil-sil")
     for classifier in ("classifier", "fc")
 )
-"""The tensors do not tell how tiles are pooled: mean, unless another architecture is named."""
+"""The tensors do not tell how tiles are pooled: whoever opens them says it."""
