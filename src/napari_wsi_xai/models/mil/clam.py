@@ -157,14 +157,8 @@ class CLAM(ProjectedMIL):
         ModelError
             The bag holds fewer than ``k_sample`` tiles.
         """
-        if not 0 <= label < self.num_classes:
-            raise BadArgumentError(f"label={label} must be from 0 to {self.num_classes - 1}.")
         projected = self.project(self.check_bag(features))
-        if len(projected) < self.k_sample:
-            raise ModelError(
-                f"k_sample={self.k_sample} tiles of each end cannot be taken from a bag of "
-                f"{len(projected)} tiles: take larger bags or a head with a smaller k_sample."
-            )
+        self._check_instances(len(projected), label)
         attention = self.weigh(self.score_projected(projected))
         parts: list[tuple[Tensor, Tensor]] = []
         for c, classify in enumerate(self.instance_classifiers):
@@ -180,6 +174,15 @@ class CLAM(ProjectedMIL):
             torch.cat([t for _, t in parts]),
             logits.argmax(dim=1),
         )
+
+    def _check_instances(self, count: int, label: int) -> None:
+        if not 0 <= label < self.num_classes:
+            raise BadArgumentError(f"label={label} must be from 0 to {self.num_classes - 1}.")
+        if count < self.k_sample:
+            raise ModelError(
+                f"k_sample={self.k_sample} tiles of each end cannot be taken from a bag of "
+                f"{count} tiles: take larger bags or a head with a smaller k_sample."
+            )
 
     def _instances(self, weights: Tensor, own: bool) -> tuple[Tensor, Tensor]:
         """Chosen tiles and their targets, of attention (N,) of one class."""
