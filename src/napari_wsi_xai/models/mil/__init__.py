@@ -15,6 +15,7 @@ from napari_wsi_xai.models.mil.max import MaxMIL
 from napari_wsi_xai.models.mil.mean import MeanMIL
 from napari_wsi_xai.models.mil.mil_fc import MILFC
 from napari_wsi_xai.models.mil.mil_sil import MILSIL
+from napari_wsi_xai.models.mil.msmil import MSMIL
 from napari_wsi_xai.models.mil.sparseconvmil import SparseConvMIL
 from napari_wsi_xai.models.mil.transmil import TransMIL
 from napari_wsi_xai.models.mil.xmil_attnmil import XMILAttnMIL
@@ -33,6 +34,7 @@ MIL_ARCHITECTURES: dict[str, type[MILModel]] = {
         CHOWDER,
         ZoomMIL,
         SparseConvMIL,
+        MSMIL,
         CLAMSB,
         CLAMMB,
         MILFC,
