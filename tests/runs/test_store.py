@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from napari_wsi_xai.errors import StoreError
 from napari_wsi_xai.geometry import LayerTransform
 from napari_wsi_xai.runs import Block, BlockResult, ResultStore
-from napari_wsi_xai.runs.store import writing
+from napari_wsi_xai.runs.store_group import writing
 
 IDENTITY = {"slide": "s", "grid": {"tile_px": 64}, "block_tiles": 3, "feature_dtype": "float32"}
 

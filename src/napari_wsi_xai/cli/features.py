@@ -23,9 +23,15 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write the features of a scored slide as .h5 (features, coords) or .pt (features alone)."""
-    from napari_wsi_xai.runs import FeatureBag, open_run, write_feature_bag
+    from napari_wsi_xai.runs import FeatureBag, ZoomRun, open_run, write_feature_bag
 
-    written = write_feature_bag(FeatureBag.of(open_run(run)), out)
+    stored = open_run(run)
+    if isinstance(stored, ZoomRun):
+        raise BadArgumentError(
+            f"{run} holds {len(stored.mpps)} magnifications: name one of them, from "
+            f"{run / 'magnifications' / '0'} (the coarsest) on."
+        )
+    written = write_feature_bag(FeatureBag.of(stored), out)
     if as_json:
         emit_json({"run": str(run), "out": str(written)})
     else:

@@ -66,7 +66,7 @@ class ProgressDisplay:
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = self._new_bar(total)
-            self._bar.n = done
+            self._bar.n, self._bar.total = done, total
             self._bar.set_postfix_str(words)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_S
@@ -94,15 +94,19 @@ class ProgressDisplay:
 
 
 def details(progress: Progress) -> str:
-    """Return rate, reading share, time left and failures, as far as they are known."""
+    """Return magnification, rate, reading share, time left and failures, as far as known."""
     parts = []
+    if progress.mpp is not None:
+        parts.append(f"{progress.mpp:g} um/px ({progress.level + 1} of {progress.levels})")
     if progress.tiles_per_s is not None:
         parts.append(f"{progress.tiles_per_s:.3g} tiles/s")
     busy = progress.read_s + progress.inference_s
     if busy > 0:
         parts.append(f"reading {progress.read_s / busy:.0%}")
-    if progress.eta_s is not None and progress.tiles_done < progress.tiles_total:
-        parts.append(f"{duration(progress.eta_s)} left")
+    to_do = progress.tiles_total - progress.tiles_done + progress.tiles_ahead
+    if progress.eta_s is not None and to_do:
+        most = "at most " if progress.tiles_ahead else ""
+        parts.append(f"{most}{duration(progress.eta_s)} left")
     if progress.failed:
         parts.append(f"{progress.failed} failed")
     return ", ".join(parts)

@@ -36,7 +36,7 @@ from napari_wsi_xai.errors import BadArgumentError
 
 if TYPE_CHECKING:
     from napari_wsi_xai.models import Model
-    from napari_wsi_xai.runs import Run
+    from napari_wsi_xai.runs import Run, ZoomRun
 
 __all__ = ["score"]
 
@@ -68,15 +68,20 @@ class Outcome:
     predicted: str | None = None
     probabilities: dict[str, float] = field(default_factory=dict)
     precision: str | None = None
+    trace: dict[str, Any] | None = None
     error: str | None = None
     exit_status: int = 0
 
-    def of_run(self, run: Run) -> None:
+    def of_run(self, run: Run | ZoomRun) -> None:
         """Take over what the run knows so far."""
+        from napari_wsi_xai.runs import ZoomRun
+
         self.tiles, self.tissue_tiles = run.done, run.total
         self.failed_tiles = len(run.failures)
         self.predicted, self.probabilities = run.predicted, run.probabilities
         self.precision = (run.store.attributes.get("engine") or {}).get("precision")
+        if isinstance(run, ZoomRun):
+            self.trace = run.trace.to_dict()
 
     def line(self) -> str:
         """One line for people."""
@@ -84,6 +89,9 @@ class Outcome:
         failed = f", {self.failed_tiles} of them failed" if self.failed_tiles else ""
         before = " (finished before, skipped)" if self.status == "skipped" else ""
         tiles = f"{self.tissue_tiles} tissue tiles{failed}"
+        if self.trace is not None:
+            share, most = self.trace["share"], self.trace["tiles"]
+            tiles = f"{self.trace['read']} of {most} tiles read ({share:.1%}){failed}"
         return f"{self.slide}: {chances}; {tiles} -> {self.store}{before}"
 
 
@@ -133,6 +141,12 @@ def score(
     batch_size: Annotated[
         int | None, typer.Option(help="Most tiles in one call of the encoder; 32, on a GPU 64.")
     ] = None,
+    exhaustive: Annotated[
+        bool,
+        typer.Option(
+            "--exhaustive", help="Read all tiles of every magnification, also those not opened."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score the tiles of slides with a model.
@@ -153,6 +167,7 @@ def score(
             "device": device,
             "engine": engine,
             "batch_size": batch_size,
+            "exhaustive": exhaustive,
         },
         as_json,
         bool(context.find_root().params.get("debug")),
@@ -232,7 +247,7 @@ def _score_one(outcome: Outcome, model: Model, settings: Settings, taken: dict[s
         outcome.status = "skipped" if finished_before else "done"
 
 
-def _work(run: Run, name: str) -> None:
+def _work(run: Run | ZoomRun, name: str) -> None:
     """Do the run and show how it goes."""
     if run.done:
         say(f"{name}: going on after {run.done} of {run.total} tiles.")

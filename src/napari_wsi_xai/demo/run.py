@@ -202,10 +202,11 @@ def _score(
     slide: Slide, store: Path, tell: DemoProgress, reused: list[str], how: tuple[str, str, str]
 ) -> Run:
     """Score the slide, or load the scores of an earlier call."""
-    from napari_wsi_xai.runs import score
+    from napari_wsi_xai.runs import Run, score
 
     precision, device, engine = how
     run = score(slide, demo_model_path(), store, precision=precision, device=device, engine=engine)
+    assert isinstance(run, Run)  # the shipped model looks at one magnification
     if run.complete and run.maps and run.probabilities:
         reused.append("scores")
         return run

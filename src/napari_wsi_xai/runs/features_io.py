@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_wsi_xai.errors import BadArgumentError, StoreError
 from napari_wsi_xai.runs.run import Run
-from napari_wsi_xai.runs.store import writing
+from napari_wsi_xai.runs.store_group import writing
 
 __all__ = ["FeatureBag", "read_feature_bag", "write_feature_bag"]
 

@@ -42,7 +42,8 @@ def lazy_tile_scores(features: da.Array, head: MILModel, grid: TileGrid) -> da.A
     if not head.scores_per_tile:
         features = features.rechunk(features.shape)
     with torch.inference_mode():
-        columns = head.score_tiles(torch.zeros(1, head.in_features)).shape[1]
+        corner = torch.zeros(1, 2, dtype=torch.int64)
+        columns = head.score_tiles(torch.zeros(1, head.in_features), corner).shape[1]
     return features.map_blocks(
         _block_scores,
         dtype=np.float32,

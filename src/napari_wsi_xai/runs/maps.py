@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from napari_wsi_xai.models import MILOutput
 
-__all__ = ["ALL_CLASSES", "maps_from_output"]
+__all__ = ["ALL_CLASSES", "map_of_tiles", "maps_from_output"]
+
+MOST_BRANCHES = 8
+"""Scores a tile that are shown as maps of their own; more make one map, of their length."""
 
 ALL_CLASSES = "all"
 """Class part of a map's name where a head has one score for all classes."""
@@ -21,7 +24,7 @@ ALL_CLASSES = "all"
 def maps_from_output(
     output: MILOutput, index: NDArray[np.int64], shape: tuple[int, int], classes: tuple[str, ...]
 ) -> dict[str, NDArray[np.float32]]:
-    """Lay tile scores and attention out on the grid.
+    r"""Lay tile scores and attention out on the grid.
 
     Parameters
     ----------
@@ -32,13 +35,18 @@ def maps_from_output(
     shape
         The grid's (rows, cols).
     classes
-        Class names; a head with as many columns as classes gets one map a class.
+        Class names; a head with as many columns as classes gets one map a class. Where there are
+        more than eight columns that are no classes (channels of a convolution, say),
+        ``"tile-scores/all"`` holds their Euclidean length, :math:`\sqrt{\sum_k s_k^2}`.
 
     Returns
     -------
     ``"tile-scores/<class>"`` and ``"attention/<class>"`` to (rows, cols) float32.
     """
-    maps = _columns("tile-scores", output.tile_scores, index, shape, classes)
+    scores = output.tile_scores
+    if scores.shape[1] > MOST_BRANCHES and scores.shape[1] != len(classes):
+        scores = scores.detach().float().norm(dim=1, keepdim=True)
+    maps = _columns("tile-scores", scores, index, shape, classes)
     if output.attention is not None:
         maps |= _columns("attention", output.attention, index, shape, classes)
     return maps
@@ -59,9 +67,16 @@ def _columns(
     else:
         labels = tuple(f"branch {k + 1}" for k in range(count))
     columns = values.detach().float().cpu().numpy()
-    maps = {}
-    for label, column in zip(labels, columns.T, strict=True):
-        canvas = np.full(shape, np.nan, dtype=np.float32)
-        canvas[index[:, 0], index[:, 1]] = column
-        maps[f"{method}/{label}"] = canvas
-    return maps
+    return {
+        f"{method}/{label}": map_of_tiles(column, index, shape)
+        for label, column in zip(labels, columns.T, strict=True)
+    }
+
+
+def map_of_tiles(
+    values: NDArray[np.float32], index: NDArray[np.int64], shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Values (n,) of the tiles at ``index`` (n, 2) on a grid, NaN elsewhere."""
+    canvas = np.full(shape, np.nan, dtype=np.float32)
+    canvas[index[:, 0], index[:, 1]] = values
+    return canvas

@@ -30,6 +30,11 @@ class Progress:
         Tiles that could not be used so far.
     message
         What is being done, in words.
+    level, levels, mpp
+        Of a run over several magnifications: which one is at hand (0 the coarsest) of how many,
+        and its micrometres per pixel. Tiles and blocks above are its own.
+    tiles_ahead
+        Most tiles that finer magnifications can still take.
     """
 
     tiles_done: int
@@ -42,6 +47,10 @@ class Progress:
     eta_s: float | None
     failed: int
     message: str
+    level: int = 0
+    levels: int = 1
+    mpp: float | None = None
+    tiles_ahead: int = 0
 
     @property
     def read_share(self) -> float:

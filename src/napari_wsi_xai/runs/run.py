@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,33 +18,29 @@ from napari_wsi_xai.runs.maps import maps_from_output
 from napari_wsi_xai.runs.plan import Block, RunPlan
 from napari_wsi_xai.runs.progress import Progress, ProgressMeter
 from napari_wsi_xai.runs.settle import settle_engine
+from napari_wsi_xai.runs.slide_run import SlideRun
 from napari_wsi_xai.runs.store import ResultStore
-from napari_wsi_xai.slides import Slide, open_slide
+from napari_wsi_xai.slides import Slide
 from napari_wsi_xai.tiles import TileGrid
 
 if TYPE_CHECKING:
     import dask.array as da
 
-    from napari_wsi_xai.models import Engine, MILModel, MILOutput, Model
+    from napari_wsi_xai.models import Engine, MILModel, MILOutput
 
-__all__ = ["Run", "open_run"]
+__all__ = ["Run"]
 
 
-class Run:
-    """A slide being scored by a model, or the stored result of that.
-
-    Iterating does the work and yields :class:`Progress`; breaking off, :meth:`cancel` or a crash
-    loses at most the blocks under way, and the next iteration goes on from there. Its maps are
-    *provisional* until :attr:`complete`.
+class Run(SlideRun):
+    """A slide being scored at one magnification, or the stored result of that.
 
     Attributes
     ----------
-    store
-        Where features and maps are kept.
     plan
         What is still to be encoded, and how; None for a stored result.
     head
-        The MIL head; None for a stored result opened without its model.
+        The MIL head; None for a stored result opened without its model, and for one magnification
+        of several.
     maps
         ``"<method>/<class>"`` to (rows, cols) float32, NaN = not computed.
     """
@@ -58,55 +53,23 @@ class Run:
         slide: Slide | None = None,
         blocks: tuple[Block, ...] | None = None,
     ) -> None:
-        self.store = store
+        super().__init__(store, slide)
+        self.store: ResultStore = store
         self.plan = plan
         self.head = head
         self.maps: dict[str, NDArray[np.float32]] = store.maps()
-        self.note = ""
         self.tissue = store.tissue
-        self._slide = slide
         self._blocks = blocks
-        self._cancel = threading.Event()
         self._engine: Engine | None = None
         self._queue: BlockQueue | None = None
-        self._focus: Region | None = None
         self._done = store.blocks_done()
 
     # -- what it is ------------------------------------------------------------------------
-
-    @property
-    def path(self) -> Path | None:
-        """Folder of the result store; None while it lives in memory."""
-        return self.store.path
-
-    @property
-    def name(self) -> str:
-        """Name of the slide."""
-        return str(self.store.attributes["slide"]["name"])
 
     @cached_property
     def grid(self) -> TileGrid:
         """The tile grid."""
         return TileGrid.from_dict(self.store.attributes["identity"]["grid"])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names of the model, in the order of its logits."""
-        return tuple(self.store.attributes["model"]["classes"])
-
-    @property
-    def score_kind(self) -> str:
-        """What the tile scores are, in words: "attention logit", "class logit"..."""
-        return str(self.store.attributes["model"]["score_kind"])
-
-    @property
-    def slide(self) -> Slide:
-        """The slide, opened when first asked for."""
-        if self._slide is None:
-            known = self.store.attributes["slide"]
-            mpp = tuple(known["mpp"]) if known["mpp_source"] == "user" else None
-            self._slide = open_slide(known["source"], mpp=mpp)
-        return self._slide
 
     @property
     def total(self) -> int:
@@ -130,37 +93,13 @@ class Run:
         """(row, column) of tiles that could not be used, with the reason."""
         return self.store.failures()
 
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """What the MIL head said of the tiles done so far, as stored; None before that.
-
-        Keys: ``logits``, ``probabilities`` (class to 0..1), ``predicted``, ``tiles_used``,
-        ``tiles_total``, ``complete``.
-        """
-        return self.store.attributes.get("result")
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        """Slide-level probability of each class; empty before the first result."""
-        return dict(self.result["probabilities"]) if self.result else {}
-
-    @property
-    def predicted(self) -> str | None:
-        """The class with the highest probability."""
-        return str(self.result["predicted"]) if self.result else None
-
     # -- doing the work --------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Progress]:
         if self.plan is None or self.head is None:
             return
-        self._cancel.clear()
-        self._done |= self.store.blocks_done()
-        meter = self._meter()
-        if meter.tiles_done < meter.tiles_total:
-            yield meter.now("preparing the model")
-            self.prepare()
-            yield from self._encode(meter)
+        meter = self._begin()
+        yield from self._encode(meter)
         if self._cancel.is_set():
             yield meter.now("cancelled")
             return
@@ -169,23 +108,27 @@ class Run:
         self.save_maps()
         yield meter.now("complete" if self.complete else "region complete")
 
-    def compute(self) -> Run:
-        """Do all the work; returns itself."""
-        for _ in self:
-            pass
-        return self
-
-    def cancel(self) -> None:
-        """Stop after the forward pass under way; what is complete is kept. Any thread may call."""
-        self._cancel.set()
+    def encode(self) -> Iterator[Progress]:
+        """Encode what is missing, and decide nothing: for one magnification of several."""
+        yield from self._encode(self._begin())
 
     def focus(self, region_level0: Region | None) -> None:
-        """Do the blocks nearest to this rectangle first. Any thread may call, at any time."""
-        self._focus = region_level0
+        """See :meth:`SlideRun.focus`."""
+        super().focus(region_level0)
         if self._queue is not None:
             self._queue.focus(region_level0)
 
+    def _begin(self) -> ProgressMeter:
+        self._cancel.clear()
+        self._done |= self.store.blocks_done()
+        return self._meter()
+
     def _encode(self, meter: ProgressMeter) -> Iterator[Progress]:
+        if meter.tiles_done == meter.tiles_total:
+            return
+        if self._engine is None:
+            yield meter.now("preparing the model")
+            self.prepare()
         assert self.plan is not None
         assert self._engine is not None
         self._queue = BlockQueue(self.plan, self._todo())
@@ -206,6 +149,14 @@ class Run:
         if self.plan is not None and self._engine is None:
             self.plan, self._engine = settle_engine(self.plan, self.store, self.slide)
             self.note = self._engine.note
+
+    def prepare_like(self, other: Run) -> None:
+        """Encode with the engine that ``other``, a run of the same encoder, is prepared with."""
+        if self.plan is not None and other.plan is not None:
+            precision, engine = other.plan.precision, other.plan.engine
+            self.plan = replace(self.plan, precision=precision, engine=engine)
+            self._engine, self.note = other._engine, other.note
+            self.store.update_attributes(engine={"precision": precision, "engine": engine})
 
     def _todo(self) -> list[Block]:
         assert self.plan is not None
@@ -284,6 +235,18 @@ class Run:
                 indices.append(index)
                 yield features[usable[:, 0], usable[:, 1]], self.grid.origins_level0(index)
 
+    def descriptors_of(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Features of the tiles at ``index`` (n, 2), in its order: (n, N), NaN where none."""
+        size = self.store.features.chunks[0]
+        found = np.full((len(index), self.store.features.shape[2]), np.nan, dtype=np.float32)
+        blocks, which = np.unique(index // size, axis=0, return_inverse=True)
+        for number, (row, col) in enumerate(blocks):
+            if Block(int(row), int(col)) in self._done:
+                here = np.flatnonzero(which.ravel() == number)
+                rows, cols = (index[here] - [row * size, col * size]).T
+                found[here] = self.store.read_block(Block(int(row), int(col)))[rows, cols]
+        return found
+
     # -- lazy arrays -----------------------------------------------------------------------
 
     @property
@@ -312,30 +275,3 @@ class Run:
         if self.head is None:
             raise RunError("tile scores need the model: open_run(path, model=...).")
         return lazy_tile_scores(self.features, self.head, self.grid)
-
-
-def open_run(path: Path | str, model: Model | Path | str | None = None) -> Run:
-    """Open a result store.
-
-    Parameters
-    ----------
-    path
-        The ``.wsixai.zarr`` folder.
-    model
-        The model it was made with, to go on with it or to run its MIL head again.
-
-    Raises
-    ------
-    StoreError
-        There is no readable result store.
-    StoreMismatchError
-        It was made with another model.
-    """
-    from napari_wsi_xai.models import Model, load_model
-
-    store = ResultStore.open(path, mode="r" if model is None else "r+")
-    if model is None:
-        return Run(store)
-    bundle = model if isinstance(model, Model) else load_model(model)
-    store.require({"model": bundle.content_hash, "encoder": bundle.encoder.content_hash})
-    return Run(store, head=bundle.mil)

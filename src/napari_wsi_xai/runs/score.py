@@ -6,22 +6,27 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_wsi_xai.annotations import rasterise, read_geojson
-from napari_wsi_xai.errors import BadArgumentError, GridError, StoreMismatchError
+from napari_wsi_xai.errors import BadArgumentError, GridError
 from napari_wsi_xai.geometry import Mpp, Region
 from napari_wsi_xai.runs.plan import Block, RunPlan
+from napari_wsi_xai.runs.planning import EncodeOptions, RunInputs, require_settled
 from napari_wsi_xai.runs.run import Run
 from napari_wsi_xai.runs.store import ResultStore
+from napari_wsi_xai.runs.zoom import ZoomRun
+from napari_wsi_xai.runs.zoom_plan import ZoomPlan
+from napari_wsi_xai.runs.zoom_store import MagnificationStore
 from napari_wsi_xai.slides import Slide, open_slide
 from napari_wsi_xai.tiles import (
     TileGrid,
     Tissue,
     TissueMask,
     TissueOptions,
+    nested_grids,
     tile_grid,
     tissue_tiles,
 )
@@ -54,7 +59,8 @@ def score(
     block_tiles: int = 8,
     batch_size: int | None = None,
     feature_dtype: str = "float32",
-) -> Run:
+    exhaustive: bool = False,
+) -> Run | ZoomRun:
     """Plan the scoring of a slide; iterate over the result (or ``compute()`` it) to do the work.
 
     Parameters
@@ -84,6 +90,14 @@ def score(
         Most tiles per call of the encoder; 64 on a GPU and 32 elsewhere by default.
     feature_dtype
         ``"float32"`` or ``"float16"`` in the store.
+    exhaustive
+        Read every tile of every magnification, also where the model opens only some; the decision
+        is the same. A model over one magnification reads every tile anyway.
+
+    Returns
+    -------
+    Run or ZoomRun
+        A :class:`ZoomRun` where the model looks at several magnifications.
 
     Raises
     ------
@@ -93,32 +107,51 @@ def score(
     from napari_wsi_xai.models import Model, load_model
 
     batch_size = _batch_size(device) if batch_size is None else batch_size
-    _check(block_tiles, batch_size, feature_dtype)
+    options = EncodeOptions(precision, device, engine, block_tiles, batch_size, feature_dtype)
     opened = slide if isinstance(slide, Slide) and mpp is None else _open(slide, mpp)
     bundle = model if isinstance(model, Model) else load_model(os.fspath(model))
+    inputs = RunInputs(opened, bundle, options)
+    path = None if out is None else Path(out)
+    if len(bundle.mpps) > 1:
+        if region is not None:
+            raise BadArgumentError(
+                f"a region cannot be chosen with {len(bundle.mpps)} magnifications, because which "
+                "tiles are opened depends on the whole slide: leave it out, or outline tissue."
+            )
+        grids = nested_grids(opened, bundle.tile_px, bundle.mpps)
+        found = _find_tissue(opened, grids[0], tissue, min_tissue)
+        return _begin_zoom(inputs, grids, found, path, exhaustive)
     grid = tile_grid(opened, tile_px=bundle.tile_px, mpp=bundle.mpp)
-    found = _find_tissue(opened, grid, tissue, min_tissue)
-    plan = RunPlan(
-        source=opened.source,
-        mpp=opened.mpp if opened.mpp_source == "user" else None,
-        encoder=bundle.encoder,
-        grid=grid,
-        selected=found.selected,
-        block_tiles=block_tiles,
-        precision=precision,
-        engine=engine,
-        device=device,
-        batch_size=batch_size,
-    )
+    return _begin(inputs, grid, _find_tissue(opened, grid, tissue, min_tissue), path, region)
+
+
+def _begin(
+    inputs: RunInputs, grid: TileGrid, found: Tissue, path: Path | None, region: Region | None
+) -> Run:
+    plan = inputs.plan(grid, found.selected)
     store = ResultStore.create_or_resume(
-        None if out is None else Path(out),
-        _identity(opened, bundle, plan, found, feature_dtype),
-        _provenance(opened, bundle),
+        path,
+        inputs.identity(grid, found.selected),
+        inputs.provenance(),
         found.selected,
-        bundle.encoder.dim,
+        inputs.model.encoder.dim,
     )
-    _require_settled(store, precision, engine)
-    return Run(store, plan, bundle.mil, opened, _blocks_in(plan, region))
+    require_settled(store, inputs.options)
+    return Run(store, plan, inputs.model.mil, inputs.slide, _blocks_in(plan, region))
+
+
+def _begin_zoom(
+    inputs: RunInputs,
+    grids: tuple[TileGrid, ...],
+    found: Tissue,
+    path: Path | None,
+    exhaustive: bool,
+) -> ZoomRun:
+    head = inputs.model.mil
+    whole = exhaustive or head.magnification_use != "zoom"
+    plan = ZoomPlan(inputs, grids, found.selected, whole)
+    store = MagnificationStore.create_or_resume(path, plan.identity, inputs.provenance())
+    return ZoomRun(store, plan, head, inputs.slide)
 
 
 def _open(slide: Slide | str | os.PathLike[str], mpp: float | Mpp | None) -> Slide:
@@ -131,15 +164,6 @@ def _batch_size(device: str) -> int:
 
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     return 64 if on_gpu else 32
-
-
-def _check(block_tiles: int, batch_size: int, feature_dtype: str) -> None:
-    if not 1 <= block_tiles <= 64:
-        raise BadArgumentError(f"block_tiles={block_tiles} is not between 1 and 64.")
-    if not 1 <= batch_size <= 4096:
-        raise BadArgumentError(f"batch_size={batch_size} is not between 1 and 4096.")
-    if feature_dtype not in ("float32", "float16"):
-        raise BadArgumentError(f"feature_dtype {feature_dtype!r} is not 'float32' or 'float16'.")
 
 
 def _find_tissue(
@@ -180,62 +204,3 @@ def _blocks_in(plan: RunPlan, region: Region | None) -> tuple[Block, ...] | None
     if not inside:
         raise GridError("there is no tissue tile in the chosen region: choose another one.")
     return inside
-
-
-def _identity(
-    slide: Slide, model: Model, plan: RunPlan, tissue: Tissue, feature_dtype: str
-) -> dict[str, Any]:
-    """What must agree for results to live in one store."""
-    return {
-        "slide": slide.fingerprint,
-        "grid": plan.grid.to_dict(),
-        "tissue": tissue.digest,
-        "encoder": model.encoder.content_hash,
-        "model": model.content_hash,
-        "block_tiles": plan.block_tiles,
-        "feature_dtype": feature_dtype,
-    }
-
-
-def _provenance(slide: Slide, model: Model) -> dict[str, Any]:
-    """Where results come from; without times, so that equal runs make equal stores."""
-    assert slide.mpp is not None
-    return {
-        "slide": {
-            "name": slide.name,
-            "source": slide.source,
-            "fingerprint": slide.fingerprint,
-            "shape": list(slide.shape),
-            "mpp": list(slide.mpp),
-            "mpp_source": slide.mpp_source,
-        },
-        "model": {
-            "name": model.name,
-            "classes": list(model.classes),
-            "architecture": model.mil.architecture,
-            "score_kind": model.mil.score_kind,
-            "encoder": model.encoder.name,
-            "seed": model.encoder.spec.seed,
-            "trained": bool(model.metadata.get("trained", True)),
-            "content_hash": model.content_hash,
-        },
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = ("napari-wsi-xai", "torch", "torchvision", "zarr", "numpy", "openslide-python")
-    return {name: version(name) for name in names}
-
-
-def _require_settled(store: ResultStore, precision: str, engine: str) -> None:
-    """A store keeps the precision and engine its first blocks were made with."""
-    settled = store.attributes.get("engine") or {}
-    for name, wanted in (("precision", precision), ("engine", engine)):
-        if settled and wanted not in ("auto", settled[name]):
-            raise StoreMismatchError(
-                f"{store.path} was begun with {name} {settled[name]}, not {wanted}: choose "
-                f"'auto' or {settled[name]!r} to go on with it, or another output."
-            )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -16,28 +13,19 @@ from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
-from napari_wsi_xai.errors import StoreError, StoreMismatchError
 from napari_wsi_xai.geometry import LayerTransform
 from napari_wsi_xai.runs.plan import Block, BlockResult
+from napari_wsi_xai.runs.store_group import KEY, StoreGroup, occupied, writing
 
 __all__ = ["SCHEMA", "ResultStore"]
 
 SCHEMA = 1
-KEY = "napari_wsi_xai"
 
-IDENTITY_WORDS = {
-    "slide": "another slide",
-    "grid": "another tile grid",
-    "tissue": "another selection of tissue tiles",
-    "encoder": "another encoder",
-    "model": "another model",
-    "block_tiles": "another block size",
-    "feature_dtype": "another feature type",
-}
+BEGUN = frozenset(("zarr.json", "features", "tissue"))
 
 
-class ResultStore:
-    """Features, tissue and maps of one run, on disk or in memory.
+class ResultStore(StoreGroup):
+    """Features, tissue and maps of a run at one magnification, on disk or in memory.
 
     Layout (Zarr v3)::
 
@@ -50,36 +38,14 @@ class ResultStore:
     Chunks are written to a temporary file and renamed, so one that exists is whole.
     """
 
+    SCHEMA = SCHEMA
+    KIND = "tiles"
+
     def __init__(self, group: zarr.Group, path: Path | None) -> None:
-        self.group = group
-        self.path = path
+        super().__init__(group, path)
         self._features: zarr.Array[Any] | None = None
 
-    # -- opening ---------------------------------------------------------------------------
-
-    @classmethod
-    def open(cls, path: Path | str, mode: Literal["r", "r+"] = "r") -> ResultStore:
-        """Open an existing store.
-
-        Raises
-        ------
-        StoreError
-            Nothing is there, it is no result store, or its schema is newer than this package.
-        """
-        path = Path(path)
-        if not path.is_dir():
-            raise StoreError(f"there is no result store at {path}.")
-        try:
-            group = zarr.open_group(LocalStore(path, read_only=mode == "r"), mode=mode)
-            attributes = group.attrs[KEY]
-        except (FileNotFoundError, KeyError, ValueError, TypeError, OSError) as error:
-            raise StoreError(f"{path} is not a result store of napari-wsi-xai.") from error
-        schema = attributes.get("schema") if isinstance(attributes, Mapping) else None
-        if schema != SCHEMA:
-            raise StoreError(
-                f"{path} has schema {schema!r}, this version reads {SCHEMA}: update napari-wsi-xai."
-            )
-        return cls(group, path)
+    # -- making ----------------------------------------------------------------------------
 
     @classmethod
     def create_or_resume(
@@ -89,8 +55,11 @@ class ResultStore:
         provenance: dict[str, Any],
         selected: NDArray[np.bool_],
         features: int,
+        within: tuple[MemoryStore, str] | None = None,
     ) -> ResultStore:
         """Open the store at ``path`` to go on with it, or make it (in memory for None).
+
+        ``within`` is the memory, and the place in it, for one in memory that is part of another.
 
         Raises
         ------
@@ -99,13 +68,14 @@ class ResultStore:
         StoreError
             It cannot be written, or something else is in its place.
         """
-        if path is not None and _occupied(path):
+        if path is not None and occupied(path, BEGUN):
             store = cls.open(path, mode="r+")
             store.require(identity)
             return store
         with writing(path):
-            target = MemoryStore() if path is None else LocalStore(path)
-            group = zarr.open_group(target, mode="w")
+            memory, place = within or (MemoryStore(), "")
+            target = memory if path is None else LocalStore(path)
+            group = zarr.open_group(target, path="" if path else place, mode="w")
             store = cls(group, path)
             store._lay_out(identity, selected, features)
             # Attributes come last: a store without them was never begun and is made anew.
@@ -134,37 +104,6 @@ class ResultStore:
             dimension_names=("row", "column"),
         )
         tissue[:] = selected
-
-    def require(self, identity: dict[str, Any]) -> None:
-        """Raise unless the store's results were made with ``identity``."""
-        own = self.attributes["identity"]
-        differing = [key for key in identity if own.get(key) != identity[key]]
-        if differing:
-            words = ", ".join(IDENTITY_WORDS.get(key, key) for key in differing)
-            details = "; ".join(
-                f"{key}: {_brief(own.get(key), identity[key])}" for key in differing
-            )
-            raise StoreMismatchError(
-                f"{self.path} holds results of {words} ({details}): choose another output, or "
-                "delete it to start over."
-            )
-
-    # -- attributes ------------------------------------------------------------------------
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """The group's ``napari_wsi_xai`` attribute."""
-        value = self.group.attrs[KEY]
-        assert isinstance(value, Mapping)
-        return dict(value)
-
-    def update_attributes(self, **values: Any) -> None:
-        """Set entries of the attribute; nothing is written where nothing changes."""
-        old = self.attributes
-        new = {**old, **values}
-        if new != old:
-            with writing(self.path):
-                self.group.attrs[KEY] = new
 
     # -- features --------------------------------------------------------------------------
 
@@ -269,35 +208,6 @@ class ResultStore:
         return found
 
 
-@contextmanager
-def writing(path: Path | None) -> Iterator[None]:
-    """Turn operating-system errors of a write into one sentence with the remedy."""
-    try:
-        yield
-    except OSError as error:
-        kept = "finished blocks are kept, the same command goes on from there"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreError(f"no space left to write {path}: free some; {kept}.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StoreError(f"no permission to write {path}: choose another output.") from error
-        raise StoreError(f"cannot write {path} ({error.strerror or error}); {kept}.") from error
-
-
-def _occupied(path: Path) -> bool:
-    """Whether something that must not be overwritten is at ``path``."""
-    if not path.exists():
-        return False
-    if not path.is_dir():
-        raise StoreError(f"{path} is a file, not a result store: choose another output.")
-    begun = {"zarr.json", "features", "tissue"}
-    if {entry.name for entry in path.iterdir()} - begun:
-        return True
-    try:
-        return KEY in zarr.open_group(LocalStore(path, read_only=True), mode="r").attrs
-    except (FileNotFoundError, ValueError, OSError):
-        return False
-
-
 def _ome_image(name: str, transform: LayerTransform) -> dict[str, Any]:
     axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in ("y", "x")]
     coordinates = [
@@ -306,12 +216,3 @@ def _ome_image(name: str, transform: LayerTransform) -> dict[str, Any]:
     ]
     dataset = {"path": "0", "coordinateTransformations": coordinates}
     return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": [dataset]}]}
-
-
-def _brief(there: Any, here: Any) -> str:
-    """What differs between two identity values, short."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = [key for key in here if there.get(key) != here[key]]
-        return ", ".join(f"{key} {there.get(key)} there, {here[key]} here" for key in keys)
-    short = [str(value).removeprefix("sha256:")[:12] for value in (there, here)]
-    return f"{short[0]} there, {short[1]} here"
