@@ -43,7 +43,7 @@ class MILModel(nn.Module, ABC):
     ``forward`` is the three in a row. A subclass is one architecture in one file; it passes every
     argument of its constructor to this one, so that ``build_mil(architecture, **arguments)`` makes
     it again. Heads whose scores need neighbours or the whole bag set ``scores_per_tile`` to False;
-    heads over several magnifications take a list of bags and override :meth:`check_bag`.
+    heads over several magnifications take a list of bags and check each with :meth:`check_bag`.
 
     Parameters
     ----------

@@ -53,19 +53,25 @@ def perturbed_topk(
         raise BadArgumentError(f"k={k} must be from 1 to the number of scores, {count}.")
     if not sigma > 0:
         raise BadArgumentError(f"sigma={sigma} must be above 0.")
+    drawn = _noise_for(scores, noise)
+    indicators: Tensor = _PerturbedTopK.apply(scores, k, drawn, sigma)  # type: ignore[no-untyped-call]
+    return indicators
+
+
+def _noise_for(scores: Tensor, noise: Tensor | int) -> Tensor:
+    """Noise (..., S, N), drawn where only the number of samples is given."""
+    *batch, count = scores.shape
     if isinstance(noise, int):
         if noise < 1:
             raise BadArgumentError(f"noise={noise} samples: at least 1 is needed.")
-        shape = (*scores.shape[:-1], noise, count)
-        noise = torch.randn(shape, dtype=scores.dtype, device=scores.device)
-    expected = (*scores.shape[:-1], noise.shape[-2] if noise.ndim > 1 else 1, count)
-    if tuple(noise.shape) != expected or expected[-2] < 1:
+        return torch.randn((*batch, noise, count), dtype=scores.dtype, device=scores.device)
+    samples = noise.shape[-2] if noise.ndim > 1 else 0
+    if samples < 1 or tuple(noise.shape) != (*batch, samples, count):
         raise BadArgumentError(
             f"noise of shape {tuple(noise.shape)} does not fit scores of shape "
             f"{tuple(scores.shape)}: give (..., samples, {count})."
         )
-    indicators: Tensor = _PerturbedTopK.apply(scores, k, noise.to(scores), sigma)  # type: ignore[no-untyped-call]
-    return indicators
+    return noise.to(scores)
 
 
 def mix_children(indicators: Tensor, features: Tensor) -> Tensor:
