@@ -117,4 +117,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 # The commands register themselves with `app`.
-from napari_wsi_xai.cli import demo, features, models, score, slides, view  # noqa: E402, F401
+from napari_wsi_xai.cli import (  # noqa: E402
+    checkpoints,  # noqa: F401
+    demo,  # noqa: F401
+    features,  # noqa: F401
+    models,  # noqa: F401
+    score,  # noqa: F401
+    slides,  # noqa: F401
+    view,  # noqa: F401
+)

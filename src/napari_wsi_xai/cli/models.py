@@ -1,4 +1,4 @@
-"""``models list | inspect | create``."""
+"""``models list | inspect | create``; ``models import`` is in ``checkpoints``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from napari_wsi_xai.models import Model
 
 __all__ = [
+    "ArchitectureOption",
     "ClassesOption",
     "EncoderOption",
     "EncoderWeightsOption",
@@ -21,6 +22,8 @@ __all__ = [
     "SeedOption",
     "TileMppOption",
     "TilePxOption",
+    "model_facts",
+    "models",
     "untrained_model",
 ]
 
@@ -44,6 +47,12 @@ TilePxOption = Annotated[
 TileMppOption = Annotated[
     float | None,
     typer.Option(metavar="UM", help="Micrometres per pixel of the tiles [default: 0.5]."),
+]
+ArchitectureOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The MIL head in a checkpoint, where its tensors fit several."
+    ),
 ]
 SeedOption = Annotated[
     int | None, typer.Option(help="Seed of the weights that are random [default: 0].")
@@ -76,13 +85,22 @@ def list_models(
 
 @models.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A model bundle, an author's checkpoint or an encoder's weights."),
+    ],
+    architecture: ArchitectureOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a model bundle holds."""
+    """Say what a model file holds."""
+    from napari_wsi_xai.cli.checkpoints import checkpoint_facts
     from napari_wsi_xai.models import load_model
+    from napari_wsi_xai.models.checkpoints.reading import is_bundle
 
-    facts = _facts(load_model(file))
+    if is_bundle(file) or file.is_dir() or not file.exists():
+        facts = model_facts(load_model(file))
+    else:
+        facts = checkpoint_facts(file, architecture, plain=not as_json)
     if as_json:
         emit_json(facts)
         return
@@ -113,7 +131,7 @@ def create(
     written = save_model(model, out)
     say(f"the head of {written} is untrained: its scores mean nothing yet.")
     if as_json:
-        emit_json({"out": str(written), **_facts(model)})
+        emit_json({"out": str(written), **model_facts(model)})
 
 
 def untrained_model(
@@ -142,7 +160,8 @@ def untrained_model(
     )
 
 
-def _facts(model: Model) -> dict[str, Any]:
+def model_facts(model: Model) -> dict[str, Any]:
+    """What a bundle holds, for `models inspect`."""
     return {
         "name": model.name,
         "encoder": model.encoder.name,

@@ -8,7 +8,8 @@ import pickle
 import re
 import threading
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,8 @@ def load_weights_only(path: Path) -> Any:
         zipped = zipfile.is_zipfile(path)
         if zipped:
             _verify(path)
-        allowed = [entry for entry in _NUMPY_SCALARS if not _is_allowed(entry)]
-        with _allowing, torch.serialization.safe_globals(allowed):
-            mapped = zipped and path.stat().st_size > _MAPPED_BYTES
+        mapped = zipped and path.stat().st_size > _MAPPED_BYTES
+        with _numpy_scalars_allowed():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
@@ -100,8 +100,12 @@ def load_weights_only(path: Path) -> Any:
         ) from error
 
 
-def _is_allowed(entry: Any) -> bool:
-    return entry in torch.serialization.get_safe_globals()
+@contextmanager
+def _numpy_scalars_allowed() -> Iterator[None]:
+    with _allowing:
+        already = torch.serialization.get_safe_globals()
+        with torch.serialization.safe_globals([e for e in _NUMPY_SCALARS if e not in already]):
+            yield
 
 
 def _verify(path: Path) -> None:

@@ -38,9 +38,9 @@ def cleaned_names(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 def _cleaned_once(names: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """The names after each single step that can be taken; those that would collide are left out."""
-    places = sorted({place for name in names for place in _places(name)})[:_MOST_PLACES]
+    places = sorted({place for name in names for place in _places(name)})
     steps = [_without_wrapper(names, set(places)), _without_shared_front(names)]
-    steps += [_without_wrapper(names, {place}) for place in places]
+    steps += [_without_wrapper(names, {place}) for place in places[:_MOST_PLACES]]
     for cleaned in steps:
         if cleaned and len(set(cleaned)) == len(names):
             yield cleaned

@@ -20,7 +20,7 @@ from napari_wsi_xai.models.tensor_files import (
     require_file,
 )
 
-__all__ = ["Contents", "read_checkpoint"]
+__all__ = ["Contents", "is_bundle", "read_checkpoint"]
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "model_state")
 _TRAINING = re.compile(r"optim|sched|scaler|callback|loops|hyper_?param|^ema|^rng|_rng", re.I)
@@ -72,20 +72,26 @@ def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Contents:
             f"a checkpoint is a path or a state dict, not {type(source).__name__}."
         )
     path = Path(source).expanduser()
-    if (path / "model.json").is_file():
-        raise _bundle(path)
+    if is_bundle(path):
+        raise ModelFileError(f"{path.name!r} is a model bundle already: `load_model` opens it.")
     require_file(path)
     if path.suffix != ".safetensors":
         return _contents(load_weights_only(path), repr(path.name))
-    metadata = read_safetensors_metadata(path)
-    if BUNDLE_KEY in metadata:
-        raise _bundle(path)
-    contents = _contents(read_safetensors(path), repr(path.name))
-    return Contents(contents.tensors, contents.facts | _facts(metadata), contents.origin)
+    facts = _facts(read_safetensors_metadata(path))
+    return Contents(read_safetensors(path), facts, repr(path.name))
 
 
-def _bundle(path: Path) -> ModelFileError:
-    return ModelFileError(f"{path.name!r} is a model bundle already: `load_model` opens it.")
+def is_bundle(path: Path) -> bool:
+    """Whether ``path`` is a model bundle of this package, in either form.
+
+    Raises
+    ------
+    ModelFileError
+        It ends in ``.safetensors`` and is no such file.
+    """
+    if path.suffix == ".safetensors" and path.is_file():
+        return BUNDLE_KEY in read_safetensors_metadata(path)
+    return (path / "model.json").is_file()
 
 
 def _contents(loaded: Any, origin: str) -> Contents:

@@ -186,7 +186,7 @@ def _shape_conflicts(
     own: Mapping[str, Tensor],
 ) -> Iterator[str]:
     """Tensors of another shape than the head's, in words, by the author's names."""
-    theirs = {layout.our_name(name): name for name in authors} if layout.convert is None else {}
+    theirs = {layout.our_name(name): name for name in authors}
     for name, tensor in renamed.items():
         if name in own and tensor.shape != own[name].shape:
             yield (

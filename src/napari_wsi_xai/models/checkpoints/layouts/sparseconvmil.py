@@ -37,7 +37,7 @@ def _arguments(tensors: Tensors) -> dict[str, Any]:
 
 def _without_groups(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Kernels (k^2, 1, in, out) lose the axis of their one group."""
-    return {name: t[:, 0] if t.ndim == 4 else t for name, t in tensors.items()}
+    return {name: t.squeeze(1) if t.ndim == 4 else t for name, t in tensors.items()}
 
 
 LAYOUTS = (
