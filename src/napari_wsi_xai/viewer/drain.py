@@ -9,15 +9,22 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from napari_wsi_xai.errors import MissingMppError, RunError, WsiXaiError
-from napari_wsi_xai.viewer.snapshot import RunFacts, Snapshot
+from napari_wsi_xai.viewer.states import (
+    AnyFacts,
+    AnySnapshot,
+    facts_of,
+    first_snapshot,
+    is_finished,
+    milestone,
+    snapshot_of,
+)
+from napari_wsi_xai.viewer.zoom_snapshot import magnification
 
 if TYPE_CHECKING:
     from napari_wsi_xai.geometry import Region
-    from napari_wsi_xai.runs import Progress, Run
+    from napari_wsi_xai.runs import Progress
+    from napari_wsi_xai.viewer.states import AnyRun
 
 __all__ = ["Event", "Failed", "Finished", "Planned", "Preparing", "RunControl", "Stepped", "drain"]
 
@@ -42,17 +49,21 @@ class Preparing:
 class Planned:
     """The run is planned: its layers can be made, empty or as far as an earlier session got."""
 
-    facts: RunFacts
-    snapshot: Snapshot
+    facts: AnyFacts
+    snapshot: AnySnapshot
     slide_shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """Some tiles are done; ``snapshot`` is None where the maps have not changed."""
+    """Some tiles are done; ``snapshot`` is None where the maps have not changed.
+
+    ``where`` is the magnification at hand, in words, for runs over several.
+    """
 
     progress: Progress
-    snapshot: Snapshot | None
+    snapshot: AnySnapshot | None
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Finished:
     ``note`` says what precision was used and why; ``loaded`` that nothing had to be computed.
     """
 
-    snapshot: Snapshot | None
+    snapshot: AnySnapshot | None
     cancelled: bool
     loaded: bool = False
     note: str = ""
@@ -84,7 +95,7 @@ class RunControl:
 
     def __init__(self) -> None:
         self._asked = threading.Event()
-        self._run: Run | None = None
+        self._run: AnyRun | None = None
 
     @property
     def asked(self) -> bool:
@@ -102,14 +113,14 @@ class RunControl:
         if self._run is not None:
             self._run.focus(region_level0)
 
-    def attach(self, run: Run) -> None:
+    def attach(self, run: AnyRun) -> None:
         """Pass requests on to ``run``, also one to stop that came earlier."""
         self._run = run
         if self.asked:
             run.cancel()
 
 
-def drain(plan: Callable[[], Generator[str, None, Run]], control: RunControl) -> Iterator[Event]:
+def drain(plan: Callable[[], Generator[str, None, AnyRun]], control: RunControl) -> Iterator[Event]:
     """Plan a run and work it off.
 
     Errors end the stream with :class:`Failed`; nothing is raised, so that whoever listens always
@@ -139,14 +150,14 @@ def drain(plan: Callable[[], Generator[str, None, Run]], control: RunControl) ->
 
 
 def _messages(
-    steps: Generator[str, None, Run], control: RunControl
-) -> Generator[Event, None, Run | None]:
+    steps: Generator[str, None, AnyRun], control: RunControl
+) -> Generator[Event, None, AnyRun | None]:
     """Pass the plan's messages on; None where it was cancelled meanwhile."""
     while True:
         try:
             message = next(steps)
         except StopIteration as end:
-            run: Run = end.value
+            run: AnyRun = end.value
             return None if control.asked else run
         if control.asked:
             steps.close()
@@ -154,63 +165,52 @@ def _messages(
         yield Preparing(message)
 
 
-def _work_off(run: Run, control: RunControl) -> Iterator[Event]:
-    facts = RunFacts.of(run)
-    finished = run.complete and bool(run.maps)
+def _work_off(run: AnyRun, control: RunControl) -> Iterator[Event]:
+    facts = facts_of(run)
+    finished = is_finished(run)
     if not finished and run.done:
         _update(run)
-    yield Planned(facts, _with_empty_maps(run), run.slide.shape)
+    yield Planned(facts, first_snapshot(run), run.slide.shape)
     if finished:
-        yield Finished(Snapshot.of(run), cancelled=False, loaded=True, note=run.note)
+        yield Finished(snapshot_of(run), cancelled=False, loaded=True, note=run.note)
         return
+    yield from _steps(run, control)
+    if control.asked and run.done:
+        _update(run)
+    last = snapshot_of(run) if run.result is not None or milestone(run)[0] else None
+    yield Finished(last, cancelled=control.asked, note=run.note)
+
+
+def _steps(run: AnyRun, control: RunControl) -> Iterator[Event]:
+    """Work; tell of progress now and then, and of what can be seen more rarely."""
     last_step = 0.0
-    maps_due = time.monotonic() + MAPS_EVERY_S if run.maps else 0.0
+    reached = milestone(run)
+    maps_due = time.monotonic() + MAPS_EVERY_S if run.result is not None else 0.0
     for progress in run:
         # Iterating forgets an earlier request to stop, so it is attached after the first step.
         control.attach(run)
         now = time.monotonic()
         snapshot = None
-        if progress.tiles_done > 0 and now >= maps_due and not run.complete:
+        if milestone(run) != reached and not run.complete:
+            reached, snapshot = milestone(run), snapshot_of(run)
+        elif progress.tiles_done > 0 and now >= maps_due and not run.complete:
             snapshot = _update(run)
             maps_due = time.monotonic() + max(
                 MAPS_EVERY_S, (time.monotonic() - now) * (1 / MAPS_SHARE - 1)
             )
         if snapshot is not None or now - last_step >= STEPS_EVERY_S:
             last_step = now
-            yield Stepped(progress, snapshot)
-    if control.asked and run.done:
-        _update(run)
-    yield Finished(Snapshot.of(run) if run.maps else None, cancelled=control.asked, note=run.note)
+            where = "" if progress.mpp is None else magnification(progress.mpp)
+            yield Stepped(progress, snapshot, where)
 
 
-def _update(run: Run) -> Snapshot | None:
+def _update(run: AnyRun) -> AnySnapshot | None:
     """Run the MIL head on what is there; None while no tile is usable."""
     try:
         run.update_maps()
     except RunError:
         return None
-    return Snapshot.of(run)
-
-
-def _with_empty_maps(run: Run) -> Snapshot:
-    """The run as it stands; before its first tiles, with maps that hold nothing yet.
-
-    A head's maps are known from what it says of any one descriptor.
-    """
-    if not run.maps and run.head is not None:
-        import torch
-
-        from napari_wsi_xai.runs.maps import maps_from_output
-
-        with torch.inference_mode():
-            output = run.head(torch.zeros(1, run.head.in_features))
-        index = np.zeros((1, 2), dtype=np.int64)
-        maps = maps_from_output(output, index, run.tissue.shape, run.classes)
-        empty: dict[str, NDArray[np.float32]] = {
-            key: np.full_like(values, np.nan) for key, values in maps.items()
-        }
-        return Snapshot.of(run, maps=empty)
-    return Snapshot.of(run)
+    return snapshot_of(run)
 
 
 def _sentence(error: BaseException) -> str:

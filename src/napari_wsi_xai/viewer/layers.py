@@ -1,14 +1,19 @@
-"""Runs as napari layers: one image a map, one pixel a tile, and the top tiles as labels."""
+"""Runs as napari layers: one image a map, one pixel a tile, and chosen tiles as frames."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from napari_wsi_xai.viewer.colours import diverging, label_colours, sequential
+from napari_wsi_xai.viewer.colours import label_colours
+from napari_wsi_xai.viewer.map_styles import MapStyle, map_name, map_style
+from napari_wsi_xai.viewer.pictures import (
+    FRAME_KINDS,
+    MAP_KINDS,
+    TOP_TILES,
+    FramesPicture,
+    MapPicture,
+    Picture,
+)
 from napari_wsi_xai.viewer.slide_layers import (
     METADATA_KEY,
     LayerData,
@@ -17,102 +22,59 @@ from napari_wsi_xai.viewer.slide_layers import (
     placement_on,
 )
 from napari_wsi_xai.viewer.snapshot import (
-    METHOD_WORDS,
-    TOP_TILES,
+    MOST_TOP_TILES,
     RunFacts,
     Snapshot,
     frame_parts,
     tile_scores,
 )
+from napari_wsi_xai.viewer.states import AnyFacts, AnySnapshot, facts_of, snapshot_of
+from napari_wsi_xai.viewer.zoom_layers import zoom_pictures
+from napari_wsi_xai.viewer.zoom_snapshot import ZoomFacts, ZoomSnapshot
 
 if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Layer
 
-    from napari_wsi_xai.runs import Run
+    from napari_wsi_xai.runs import Run, ZoomRun
 
 __all__ = [
     "MapStyle",
     "add_layer_data",
     "add_layers",
+    "key_of",
     "layer_data",
     "layers_of_run",
     "map_name",
     "map_style",
+    "pictures",
     "run_layer_data",
     "show_colour_bars",
     "update_layers",
+    "update_with",
 ]
 
-OPACITY = 0.7
-TOP_TILES_KEY = "top tiles"
 
+def pictures(facts: AnyFacts, snapshot: AnySnapshot) -> list[Picture]:
+    """What the layers of a run show, bottom to top.
 
-@dataclass(frozen=True)
-class MapStyle:
-    """How the values of a map become colours.
-
-    Attributes
-    ----------
-    kind
-        ``"diverging"`` (centred at 0) or ``"sequential"``.
-    limits
-        Values of the colormap's ends.
-    words
-        What colours mean, with the limits, for people.
+    Of a run over one magnification the map of the last class (by custom the one looked for) is
+    visible and lies on top of the others, which wait hidden.
     """
-
-    kind: str
-    limits: tuple[float, float]
-    words: str
-
-
-def map_style(key: str, values: NDArray[np.float32], score_kind: str = "") -> MapStyle:
-    """Choose colours for a map from what it holds.
-
-    Attention runs from 0 to its maximum. A tile score that takes both signs and whose zero means
-    something (a class score: 0 speaks neither for nor against) diverges from 0, with limits
-    ``-m, m`` for the largest absolute value m. Any other runs from its minimum to its maximum.
-
-    Parameters
-    ----------
-    key
-        ``"method/class"``.
-    values
-        (rows, cols) float32 with NaN where not computed.
-    score_kind
-        What a tile score is, in words; "attention logit" has no meaningful zero.
-    """
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if key.startswith("attention/"):
-        return _style("sequential", 0.0, high)
-    if score_kind.startswith("attention") or (finite.size and low >= 0):
-        return _style("sequential", 0.0 if 0 <= low <= high <= 1 else low, high)
-    bound = max(abs(low), abs(high))
-    return _style("diverging", -bound, bound)
-
-
-def _style(kind: str, low: float, high: float) -> MapStyle:
-    if not high > low:
-        high = low + 1.0
-    colours = "blue to orange, light at 0" if kind == "diverging" else "viridis"
-    return MapStyle(kind, (low, high), f"{colours}, from {low:.3g} to {high:.3g}")
-
-
-def map_name(name: str, key: str) -> str:
-    """``"CMU-1 · tile score · tumor"`` from the slide's name and ``"tile-scores/tumor"``."""
-    method, _, target = key.partition("/")
-    words = METHOD_WORDS.get(method, method.replace("-", " "))
-    return " · ".join([name, words] + ([target] if target not in ("", "all") else []))
+    if isinstance(facts, ZoomFacts):
+        assert isinstance(snapshot, ZoomSnapshot)
+        return zoom_pictures(facts, snapshot)
+    assert isinstance(snapshot, Snapshot)
+    shown = _first_shown(facts, snapshot)
+    keys = sorted(snapshot.maps, key=lambda key: (key == shown, not key.startswith("attention")))
+    images: list[Picture] = [_image(facts, snapshot, key, key == shown) for key in keys]
+    return [*images, _top_tiles(facts, snapshot)]
 
 
 def layer_data(
-    facts: RunFacts, snapshot: Snapshot, placement: Placement | None = None
+    facts: AnyFacts, snapshot: AnySnapshot, placement: Placement | None = None
 ) -> list[LayerData]:
-    """Layer data tuples of a run's maps and top tiles; a pure function.
-
-    The map of the last class (by custom the one looked for) is visible, the others wait hidden.
+    """Layer data tuples of a run's maps and frames, bottom to top; a pure function.
 
     Parameters
     ----------
@@ -121,18 +83,13 @@ def layer_data(
     placement
         Where the slide lies; micrometres from the origin by default.
     """
-    mpp = facts.grid.slide_mpp
-    where = (placement or Placement(scale=mpp)).of(facts.grid.layer_transform(), mpp)
-    shown = _first_shown(facts, snapshot)
-    # The visible map comes last of the images: napari stacks later layers on top.
-    keys = sorted(snapshot.maps, key=lambda key: (key == shown, not key.startswith("attention")))
-    images = [_image(facts, snapshot, key, where, key == shown) for key in keys]
-    return [*images, _top_tiles(facts, snapshot, where)]
+    where = placement or Placement(scale=facts.slide_mpp)
+    return [picture.layer_data(where) for picture in pictures(facts, snapshot)]
 
 
-def run_layer_data(run: Run, placement: Placement | None = None) -> list[LayerData]:
+def run_layer_data(run: Run | ZoomRun, placement: Placement | None = None) -> list[LayerData]:
     """:func:`layer_data` of the run as it stands now."""
-    return layer_data(RunFacts.of(run), Snapshot.of(run), placement)
+    return layer_data(facts_of(run), snapshot_of(run), placement)
 
 
 def _first_shown(facts: RunFacts, snapshot: Snapshot) -> str | None:
@@ -144,39 +101,24 @@ def _first_shown(facts: RunFacts, snapshot: Snapshot) -> str | None:
     return next(reversed(scores or list(snapshot.maps)), None)
 
 
-def _image(
-    facts: RunFacts, snapshot: Snapshot, key: str, where: dict[str, Any], visible: bool
-) -> LayerData:
+def _image(facts: RunFacts, snapshot: Snapshot, key: str, visible: bool) -> MapPicture:
     values = snapshot.maps[key]
     style = map_style(key, values, facts.score_kind)
-    keywords = {
-        "name": map_name(facts.name, key),
-        "colormap": diverging() if style.kind == "diverging" else sequential(),
-        "contrast_limits": style.limits,
-        "opacity": OPACITY,
-        "interpolation2d": "nearest",
-        "blending": "translucent_no_depth",
-        "visible": visible,
-        "metadata": {METADATA_KEY: _provenance(facts, snapshot, key, style)},
-        **where,
-    }
-    return values.copy(), keywords, "image"
+    about = _provenance(facts, snapshot, key, style)
+    return MapPicture(key, map_name(facts.name, key), values, style, facts.grid, about, visible)
 
 
-def _top_tiles(facts: RunFacts, snapshot: Snapshot, where: dict[str, Any]) -> LayerData:
-    parts = frame_parts(facts.grid.shape)
-    scale, translate = np.asarray(where["scale"]), np.asarray(where["translate"])
-    keywords = {
-        "name": f"{facts.name} · top tiles",
-        "features": snapshot.features,
-        "colormap": label_colours(len(tile_scores(snapshot.maps)), TOP_TILES),
-        "opacity": 1.0,
-        "metadata": {METADATA_KEY: _provenance(facts, snapshot, TOP_TILES_KEY, None)},
-        **where,
-        "scale": tuple(scale / parts),
-        "translate": tuple(translate - scale / 2 + scale / parts / 2),
-    }
-    return snapshot.labels.copy(), keywords, "labels"
+def _top_tiles(facts: RunFacts, snapshot: Snapshot) -> FramesPicture:
+    return FramesPicture(
+        key=TOP_TILES,
+        name=f"{facts.name} · {TOP_TILES}",
+        labels=snapshot.labels,
+        features=snapshot.features,
+        parts=frame_parts(facts.grid.shape),
+        grid=facts.grid,
+        about=_provenance(facts, snapshot, TOP_TILES, None),
+        colormap=label_colours(len(tile_scores(snapshot.maps)), MOST_TOP_TILES),
+    )
 
 
 def _provenance(
@@ -184,7 +126,7 @@ def _provenance(
 ) -> dict[str, Any]:
     """What ``layer.metadata["napari_wsi_xai"]`` says of a map."""
     return {
-        "kind": "map" if style else "top tiles",
+        "kind": "map" if style else TOP_TILES,
         "key": key,
         "source": facts.source,
         "slide": facts.name,
@@ -203,8 +145,8 @@ def _provenance(
     }
 
 
-def add_layers(viewer: napari.viewer.Viewer, run: Run) -> list[Layer]:
-    """Add a run's maps and top tiles to a viewer, over the slide where it is shown.
+def add_layers(viewer: napari.viewer.Viewer, run: Run | ZoomRun) -> list[Layer]:
+    """Add a run's maps and frames to a viewer, over the slide where it is shown.
 
     Parameters
     ----------
@@ -218,22 +160,28 @@ def add_layers(viewer: napari.viewer.Viewer, run: Run) -> list[Layer]:
     list of Layer
         The layers, maps first. :func:`update_layers` brings them up to date later.
     """
-    facts = RunFacts.of(run)
+    facts = facts_of(run)
     slide_layer = find_slide_layer(viewer.layers, facts.source)
-    placement = placement_on(slide_layer, facts.grid.slide_mpp)
+    placement = placement_on(slide_layer, facts.slide_mpp)
     active = viewer.layers.selection.active
-    data = layer_data(facts, Snapshot.of(run), placement)
+    data = layer_data(facts, snapshot_of(run), placement)
     layers = [add_layer_data(viewer, one) for one in data]
     viewer.layers.selection.active = active or layers[-1]
     show_colour_bars(layers)
     return layers
 
 
-def add_layer_data(viewer: napari.viewer.Viewer, data: LayerData) -> Layer:
-    """Add one layer."""
+def add_layer_data(
+    viewer: napari.viewer.Viewer, data: LayerData, below: Layer | None = None
+) -> Layer:
+    """Add one layer, on top or right below another."""
     from napari.layers import Layer as LayerType
 
-    return viewer.add_layer(LayerType.create(*data))
+    layer = LayerType.create(*data)
+    if below is None or below not in viewer.layers:
+        return viewer.add_layer(layer)
+    viewer.layers.insert(viewer.layers.index(below), layer)
+    return layer
 
 
 def show_colour_bars(layers: list[Layer]) -> None:
@@ -243,17 +191,17 @@ def show_colour_bars(layers: list[Layer]) -> None:
     whenever limits move.
     """
     for layer in layers:
-        if _key(layer) != TOP_TILES_KEY and layer.visible and hasattr(layer, "colorbar"):
+        if key_of(layer) not in FRAME_KINDS and layer.visible and hasattr(layer, "colorbar"):
             layer.colorbar.visible = True
 
 
-def layers_of_run(viewer: napari.viewer.Viewer, facts: RunFacts) -> list[Layer]:
+def layers_of_run(viewer: napari.viewer.Viewer, facts: AnyFacts) -> list[Layer]:
     """Layers of the viewer that show this run's maps (same slide, same store)."""
     found = []
     for layer in viewer.layers:
         about = layer.metadata.get(METADATA_KEY, {})
         if (
-            about.get("kind") in ("map", "top tiles")
+            about.get("kind") in MAP_KINDS
             and about.get("source") == facts.source
             and about.get("store") == facts.store
             and about.get("group") is facts.group
@@ -262,45 +210,22 @@ def layers_of_run(viewer: napari.viewer.Viewer, facts: RunFacts) -> list[Layer]:
     return found
 
 
-def update_layers(layers: list[Layer], facts: RunFacts, snapshot: Snapshot) -> None:
+def update_layers(layers: list[Layer], facts: AnyFacts, snapshot: AnySnapshot) -> None:
     """Write new values into the layers of a run, in place; on the main thread.
 
     Contrast limits follow the values as long as nobody has moved them by hand.
     """
+    update_with(layers, pictures(facts, snapshot))
+
+
+def update_with(layers: list[Layer], shown: list[Picture]) -> None:
+    """The same, from pictures that are made already."""
+    by_key = {picture.key: picture for picture in shown}
     for layer in layers:
-        key = _key(layer)
-        if key == TOP_TILES_KEY:
-            _update_top_tiles(layer, facts, snapshot)
-        elif key in snapshot.maps:
-            _update_image(layer, facts, snapshot, key)
+        if key_of(layer) in by_key:
+            by_key[key_of(layer)].update(layer)
 
 
-def _update_image(layer: Layer, facts: RunFacts, snapshot: Snapshot, key: str) -> None:
-    values = snapshot.maps[key]
-    style = map_style(key, values, facts.score_kind)
-    before = layer.metadata[METADATA_KEY]["limits"]
-    follows = np.allclose(layer.contrast_limits, before, rtol=1e-5, atol=1e-12)
-    layer.data[...] = values
-    if follows:
-        layer.contrast_limits_range = style.limits
-        layer.contrast_limits = style.limits
-    colormap = diverging() if style.kind == "diverging" else sequential()
-    about = _provenance(facts, snapshot, key, style)
-    if about["colours"].split(",")[0] != layer.metadata[METADATA_KEY]["colours"].split(",")[0]:
-        layer.colormap = colormap
-    if not follows:
-        about["limits"] = before
-    layer.metadata[METADATA_KEY] = about
-    layer.refresh()
-
-
-def _update_top_tiles(layer: Layer, facts: RunFacts, snapshot: Snapshot) -> None:
-    if not np.array_equal(layer.data, snapshot.labels):
-        layer.data[...] = snapshot.labels
-        layer.refresh()
-    layer.features = snapshot.features
-    layer.metadata[METADATA_KEY] = _provenance(facts, snapshot, TOP_TILES_KEY, None)
-
-
-def _key(layer: Layer) -> str:
+def key_of(layer: Layer) -> str:
+    """Which map or frames of its run a layer shows; empty for other layers."""
     return str(layer.metadata.get(METADATA_KEY, {}).get("key", ""))

@@ -12,10 +12,11 @@ from napari_wsi_xai.viewer.background import compile_labels, quiet_collector
 from napari_wsi_xai.viewer.drain import Event, Failed, Finished, Planned, Preparing, Stepped
 from napari_wsi_xai.viewer.layers import (
     add_layer_data,
-    layer_data,
+    key_of,
     layers_of_run,
+    pictures,
     show_colour_bars,
-    update_layers,
+    update_with,
 )
 from napari_wsi_xai.viewer.slide_layers import (
     Placement,
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_wsi_xai.geometry import Region
-    from napari_wsi_xai.viewer.slide_layers import LayerData
-    from napari_wsi_xai.viewer.snapshot import RunFacts, Snapshot
+    from napari_wsi_xai.viewer.pictures import Picture
+    from napari_wsi_xai.viewer.states import AnyFacts, AnySnapshot
 
 __all__ = ["LiveRun", "RunSource"]
 
@@ -95,7 +96,8 @@ class LiveRun(QObject):  # type: ignore[misc]
     """Scores a slide in the background and keeps its layers up to date.
 
     Everything here runs on the main thread; the worker only sends events. Layers are added when
-    the run is planned, and filled in place. What the camera shows is scored first.
+    the run is planned, or when a magnification begins, and filled in place. What the camera shows
+    is scored first.
 
     Parameters
     ----------
@@ -129,9 +131,11 @@ class LiveRun(QObject):  # type: ignore[misc]
         self._viewer = viewer
         self._source = source
         self._slide_shape = (0, 0)
-        self._facts: RunFacts | None = None
-        self._latest: Snapshot | None = None
-        self._to_add: list[LayerData] = []
+        self._facts: AnyFacts | None = None
+        self._latest: AnySnapshot | None = None
+        self._shown: list[Picture] = []
+        self._known: set[str] = set()
+        self._to_add: list[Picture] = []
         self._selected: Layer | None = None
         self._end: Finished | Failed | None = None
         self._worker = create_worker(
@@ -210,17 +214,29 @@ class LiveRun(QObject):  # type: ignore[misc]
 
     # -- layers ----------------------------------------------------------------------------
 
-    def _show(self, snapshot: Snapshot) -> None:
+    def _show(self, snapshot: AnySnapshot) -> None:
         """Find the run's layers in the viewer, or begin to add them."""
         assert self._facts is not None
-        self._latest = snapshot
         self.layers = layers_of_run(self._viewer, self._facts)
-        if self.layers:
-            update_layers(self.layers, self._facts, snapshot)
+        if self.layers:  # what somebody has removed stays away
+            self._known = {picture.key for picture in pictures(self._facts, snapshot)}
+        self._repaint(snapshot)
+
+    def _repaint(self, snapshot: AnySnapshot) -> None:
+        """Write a snapshot into the layers there are; what is new gets a layer."""
+        self._latest = snapshot
+        if self._facts is None:
             return
-        self._selected = self._viewer.layers.selection.active
-        self._to_add = layer_data(self._facts, snapshot, self._placement())
-        self._add_next()
+        self._shown = pictures(self._facts, snapshot)
+        update_with(self.layers, self._shown)
+        fresh = [picture for picture in self._shown if picture.key not in self._known]
+        if fresh:
+            self._known |= {picture.key for picture in fresh}
+            waiting = bool(self._to_add) or self._next_layer.isActive()
+            self._to_add += fresh
+            if not waiting:
+                self._selected = self._viewer.layers.selection.active
+                self._add_next()
 
     def _add_next(self) -> None:
         """Add one layer, then let the window breathe: napari builds its controls meanwhile."""
@@ -228,21 +244,25 @@ class LiveRun(QObject):  # type: ignore[misc]
         if not self._to_add:
             known = self._selected in self._viewer.layers
             selection.active = self._selected if known else None
+            if not self.running:
+                show_colour_bars(self.layers)
             return
-        assert self._facts is not None
-        assert self._latest is not None
+        picture = self._to_add.pop(0)
         # Nobody hears that napari selects each new layer: showing its controls takes as long
         # again as adding it, and the layer selected before stays selected in the end.
         with selection.events.blocker_all():
-            layer = add_layer_data(self._viewer, self._to_add.pop(0))
+            data = picture.layer_data(self._placement())
+            layer = add_layer_data(self._viewer, data, self._next_above(picture))
         self.layers.append(layer)
-        update_layers([layer], self._facts, self._latest)
+        update_with([layer], self._shown)
         self._next_layer.start()
 
-    def _repaint(self, snapshot: Snapshot) -> None:
-        self._latest = snapshot
-        if self._facts is not None:
-            update_layers(self.layers, self._facts, snapshot)
+    def _next_above(self, picture: Picture) -> Layer | None:
+        """The lowest of the run's layers that belong above a picture; None where it is the top."""
+        order = [shown.key for shown in self._shown]
+        above = order[order.index(picture.key) + 1 :]
+        layers = {key_of(layer): layer for layer in self.layers}
+        return next((layers[key] for key in above if key in layers), None)
 
     def _layer_removed(self, event: Any) -> None:
         """The run ends with its slide, or with the last of its layers."""
@@ -272,4 +292,4 @@ class LiveRun(QObject):  # type: ignore[misc]
     def _placement(self) -> Placement:
         assert self._facts is not None
         layer = find_slide_layer(self._viewer.layers, self._facts.source)
-        return placement_on(layer, self._facts.grid.slide_mpp)
+        return placement_on(layer, self._facts.slide_mpp)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_wsi_xai.errors import BadArgumentError
 
@@ -83,7 +83,7 @@ def _model_of_checkpoint(choice: ModelChoice) -> Model:
         choice.encoder,
         choice.classes,
         tile_px=choice.tile_px,
-        mpp=choice.mpps if len(choice.mpps) > 1 else choice.mpps[0],
+        mpp=choice.mpps,
         architecture=choice.head or None,
         encoder_weights=choice.encoder_weights,
         **dict(choice.options),
@@ -96,15 +96,9 @@ def _model_of_parts(choice: ModelChoice) -> Model:
     from napari_wsi_xai.models.tensor_files import read_state_dict
 
     encoder = build_encoder(choice.encoder, weights=choice.encoder_weights)
-    several = {"num_magnifications": len(choice.mpps)} if len(choice.mpps) > 1 else {}
+    options: dict[str, Any] = dict(choice.options)
     model = build_model(
-        encoder,
-        choice.head,
-        choice.classes,
-        tile_px=choice.tile_px,
-        mpp=choice.mpps if several else choice.mpps[0],
-        **several,
-        **dict(choice.options),
+        encoder, choice.head, choice.classes, tile_px=choice.tile_px, mpp=choice.mpps, **options
     )
     if choice.head_weights is None:
         return model

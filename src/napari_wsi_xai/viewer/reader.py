@@ -110,13 +110,12 @@ def read_run(path: str | PathLike[str]) -> list[LayerData]:
         The store cannot be read.
     """
     from napari_wsi_xai.errors import SlideError
-    from napari_wsi_xai.runs import ResultStore, Run
+    from napari_wsi_xai.runs import open_run
     from napari_wsi_xai.viewer.layers import layer_data
-    from napari_wsi_xai.viewer.snapshot import RunFacts, Snapshot
+    from napari_wsi_xai.viewer.states import facts_of, snapshot_of
 
-    # Not ``open_run``: a model is not needed, and the models' room takes seconds to import.
-    run = Run(ResultStore.open(Path(fspath(path))))
-    facts = RunFacts.of(run)
+    run = open_run(fspath(path))
+    facts = facts_of(run)
     viewer = _current_viewer()
     shown = None if viewer is None else find_slide_layer(viewer.layers, facts.source)
     layers: list[LayerData] = []
@@ -125,8 +124,8 @@ def read_run(path: str | PathLike[str]) -> list[LayerData]:
             layers.append(slide_layer_data(run.slide))
         except SlideError as error:
             _notify(f"The maps open without their slide: {error}")
-    placement = placement_on(shown, facts.grid.slide_mpp)
-    return [*layers, *layer_data(facts, Snapshot.of(run), placement)]
+    placement = placement_on(shown, facts.slide_mpp)
+    return [*layers, *layer_data(facts, snapshot_of(run), placement)]
 
 
 def _current_viewer() -> Any:

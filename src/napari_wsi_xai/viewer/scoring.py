@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_wsi_xai.errors import GridError, StoreMismatchError
+from napari_wsi_xai.errors import BadArgumentError, GridError, StoreMismatchError
 from napari_wsi_xai.geometry import Mpp, Region
 from napari_wsi_xai.tiles import TissueMask, TissueOptions
 from napari_wsi_xai.viewer.drawings import LabelsDrawing
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari_wsi_xai.models import Model
     from napari_wsi_xai.runs import Run
     from napari_wsi_xai.slides import Slide
+    from napari_wsi_xai.viewer.states import AnyRun
 
 __all__ = ["ScoreInputs", "TissueChoice", "plan_run", "result_folder"]
 
@@ -89,7 +90,7 @@ class ScoreInputs:
         return replace(self, tissue=replace(self.tissue, labels=self.tissue.labels.in_memory()))
 
 
-def plan_run(inputs: ScoreInputs) -> Generator[str, None, Run]:
+def plan_run(inputs: ScoreInputs) -> Generator[str, None, AnyRun]:
     """Open slide and model, find tissue, and plan the run; says what it does meanwhile.
 
     Yields
@@ -99,7 +100,7 @@ def plan_run(inputs: ScoreInputs) -> Generator[str, None, Run]:
 
     Returns
     -------
-    Run
+    Run or ZoomRun
         Ready to be iterated; complete already where a matching store was found.
 
     Raises
@@ -117,7 +118,7 @@ def plan_run(inputs: ScoreInputs) -> Generator[str, None, Run]:
     yield "Finding tissue"
     run = _open_or_begin(inputs, slide, model, _tissue_mask(inputs.tissue, slide))
     if inputs.region is not None and not isinstance(inputs.region, Region):
-        run = _only_blocks_under(run, inputs.region)
+        run = _only_blocks_under(_one_magnification(run), inputs.region)
     run.focus(inputs.view)
     return run
 
@@ -134,7 +135,9 @@ def _tissue_mask(choice: TissueChoice, slide: Slide) -> TissueMask | None:
     return None if choice.options.method == "none" else tissue_mask(slide, choice.options)
 
 
-def _open_or_begin(inputs: ScoreInputs, slide: Slide, model: Model, mask: TissueMask | None) -> Run:
+def _open_or_begin(
+    inputs: ScoreInputs, slide: Slide, model: Model, mask: TissueMask | None
+) -> AnyRun:
     """The run in the first store that is free or holds the same work."""
     from napari_wsi_xai.runs import score
 
@@ -177,6 +180,17 @@ def result_folder(inputs: ScoreInputs) -> Path:
             return beside
     inputs.cache.mkdir(parents=True, exist_ok=True)
     return inputs.cache
+
+
+def _one_magnification(run: AnyRun) -> Run:
+    from napari_wsi_xai.runs import ZoomRun
+
+    if isinstance(run, ZoomRun):
+        raise BadArgumentError(
+            f"a region cannot be chosen with {len(run.mpps)} magnifications, because which tiles "
+            "are opened depends on the whole slide: choose the whole slide, or draw the tissue."
+        )
+    return run
 
 
 def _only_blocks_under(run: Run, outlines: tuple[BaseGeometry, ...]) -> Run:

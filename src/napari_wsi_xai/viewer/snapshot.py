@@ -12,9 +12,18 @@ if TYPE_CHECKING:
     from napari_wsi_xai.runs import Run
     from napari_wsi_xai.tiles import TileGrid
 
-__all__ = ["RunFacts", "Snapshot", "frame_parts", "label_top_tiles", "tile_scores"]
+__all__ = [
+    "MOST_TOP_TILES",
+    "Features",
+    "Labels",
+    "RunFacts",
+    "Snapshot",
+    "frame_parts",
+    "label_top_tiles",
+    "tile_scores",
+]
 
-TOP_TILES = 10
+MOST_TOP_TILES = 10
 """Tiles marked per class ..."""
 
 TOP_SHARE = 0.1
@@ -66,6 +75,11 @@ class RunFacts:
     score_kind: str = ""
     store: str = ""
     group: Any = None
+
+    @property
+    def slide_mpp(self) -> tuple[float, float]:
+        """Micrometres per level-0 pixel, yx."""
+        return self.grid.slide_mpp
 
     @classmethod
     def of(cls, run: Run) -> RunFacts:
@@ -150,7 +164,7 @@ class Snapshot:
 
 
 def label_top_tiles(
-    maps: dict[str, NDArray[np.float32]], grid: TileGrid, count: int = TOP_TILES
+    maps: dict[str, NDArray[np.float32]], grid: TileGrid, count: int = MOST_TOP_TILES
 ) -> tuple[Labels, Features]:
     """Mark the ``count`` highest tile scores of every class (a tenth of them, if that is fewer).
 

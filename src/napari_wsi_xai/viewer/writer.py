@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_wsi_xai.errors import StoreError
+from napari_wsi_xai.viewer.pictures import MAP_KINDS
 from napari_wsi_xai.viewer.slide_layers import METADATA_KEY
 
 __all__ = ["write_run"]
@@ -41,7 +42,7 @@ def write_run(path: str, layers: Sequence[LayerTuple]) -> list[str]:
     found = {}
     for _, attributes, _ in layers:
         about = attributes.get("metadata", {}).get(METADATA_KEY, {})
-        if about.get("kind") in ("map", "top tiles"):
+        if about.get("kind") in MAP_KINDS:
             found[about["store"] or id(about["group"])] = about
     if not found:
         return []

@@ -16,7 +16,7 @@ PAUSE_MS = 250
 """A path that is being typed is examined once the keys have rested this long."""
 
 
-class Examination(QObject):  # type: ignore[misc]
+class Examination(QObject):
     """Examines checkpoint files; only the answer for the file named last is told.
 
     Attributes

@@ -176,7 +176,7 @@ class ModelFields(Container[Any]):
             self._suggest_mpps(summary.magnifications)
         self.show_fields()
 
-    def _suggest_mpps(self, number: int | None) -> None:
+    def _suggest_mpps(self, number: int) -> None:
         try:
             current = read_mpps(self.mpp.value)
         except BadArgumentError:

@@ -13,6 +13,7 @@ from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.geometry import Region
 from napari_wsi_xai.tiles import TissueOptions
 from napari_wsi_xai.viewer.drawings import labels_drawing, outlines
+from napari_wsi_xai.viewer.pictures import FRAME_KINDS
 from napari_wsi_xai.viewer.scoring import ScoreInputs, TissueChoice
 from napari_wsi_xai.viewer.settings import cache_folder
 from napari_wsi_xai.viewer.slide_layers import (
@@ -27,6 +28,7 @@ from napari_wsi_xai.viewer.view import visible_region
 from napari_wsi_xai.viewer.widgets.fields import ModelFields
 from napari_wsi_xai.viewer.widgets.more import MoreFields
 from napari_wsi_xai.viewer.widgets.rows import row, wrap
+from napari_wsi_xai.viewer.widgets.trace import Sentences
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -63,7 +65,7 @@ class ScoreForm(Container[Any]):
             labels=False,
         )
         self.name = "Score slide"
-        for label in (self.status, self.result):
+        for label in (self.status, self.result, self.trace):
             self.native.layout().addWidget(label)
         self.native.layout().addStretch(1)
         self.native.setMinimumWidth(330)
@@ -119,10 +121,11 @@ class ScoreForm(Container[Any]):
         self.progress = ProgressBar(
             value=0, max=1000, label="", tooltip="Share of the tissue tiles that are scored."
         )
-        self.status, self.result = _text(), _text()
+        self.status, self.result, self.trace = _text(), _text(), Sentences()
         self.result.setTextFormat(Qt.TextFormat.RichText)
         self.status.setToolTip(
-            "Tiles scored of those that hold tissue · tiles per second, and the share of the "
+            "Tiles scored of those that are to be scored (models that zoom: at the magnification "
+            "at hand) · tiles per second, and the share of the "
             "work that is reading pixels rather than running the network · time left."
         )
         self.result.setToolTip(
@@ -152,7 +155,7 @@ class ScoreForm(Container[Any]):
 
     def _is_drawing(self, layer: Layer) -> bool:
         """A Labels or Shapes layer that is not one of this plugin's own results."""
-        own = layer.metadata.get(METADATA_KEY, {}).get("kind") == "top tiles"
+        own = layer.metadata.get(METADATA_KEY, {}).get("kind") in FRAME_KINDS
         return isinstance(layer, Labels | Shapes) and not own
 
     def _ask_for_mpp(self, missing: bool) -> None:

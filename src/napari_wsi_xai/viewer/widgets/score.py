@@ -11,13 +11,19 @@ from napari_wsi_xai.viewer.live import LiveRun
 from napari_wsi_xai.viewer.process import ProcessRun, start_process
 from napari_wsi_xai.viewer.slide_layers import is_slide_layer, state_mpp
 from napari_wsi_xai.viewer.widgets.form import ScoreForm
-from napari_wsi_xai.viewer.widgets.wording import note_text, progress_text, result_html
+from napari_wsi_xai.viewer.widgets.wording import (
+    note_text,
+    progress_text,
+    result_html,
+    trace_lines,
+)
+from napari_wsi_xai.viewer.zoom_snapshot import ZoomSnapshot
 
 if TYPE_CHECKING:
     import napari.viewer
 
     from napari_wsi_xai.viewer.drain import Failed, Finished, Planned, Stepped
-    from napari_wsi_xai.viewer.snapshot import Snapshot
+    from napari_wsi_xai.viewer.states import AnySnapshot
 
 __all__ = ["ScoreSlide"]
 
@@ -91,6 +97,7 @@ class ScoreSlide(ScoreForm):
         if self.running:
             return
         self.result.clear()
+        self.trace.show_sentences(())
         try:
             if self.asks_for_mpp and self.mpp.value > 0:
                 mpp = (self.mpp.value, self.mpp.value)
@@ -135,7 +142,7 @@ class ScoreSlide(ScoreForm):
         progress = event.progress
         self.progress.native.setValue(round(1000 * progress.tiles_done / progress.tiles_total))
         if self.cancel.enabled:
-            self._say(progress_text(progress))
+            self._say(progress_text(progress, event.where))
         if event.snapshot is not None:
             self._show_result(event.snapshot)
 
@@ -151,9 +158,11 @@ class ScoreSlide(ScoreForm):
             self._ask_for_mpp(True)
         self._complain(event.message)
 
-    def _show_result(self, snapshot: Snapshot) -> None:
+    def _show_result(self, snapshot: AnySnapshot) -> None:
         if snapshot.probabilities:
             self.result.setText(result_html(snapshot, ACCENT, QUIET))
+        if isinstance(snapshot, ZoomSnapshot):
+            self.trace.show_sentences(trace_lines(snapshot))
 
     def _say(self, message: str) -> None:
         self.status.setStyleSheet("")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from napari_wsi_xai.viewer.zoom_snapshot import magnification
+
 if TYPE_CHECKING:
     from napari_wsi_xai.runs import Progress
-    from napari_wsi_xai.viewer.snapshot import Snapshot
+    from napari_wsi_xai.viewer.states import AnySnapshot
+    from napari_wsi_xai.viewer.zoom_snapshot import ZoomSnapshot
 
-__all__ = ["duration", "note_text", "progress_text", "result_html"]
+__all__ = ["duration", "note_text", "progress_text", "result_html", "trace_lines"]
 
 BAR_CHARACTERS = 36
 
@@ -26,18 +29,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def progress_text(progress: Progress) -> str:
-    """``"312 of 1,204 tiles · 41 tiles/s (reading 12 %) · 22 s left"``."""
+def progress_text(progress: Progress, where: str = "") -> str:
+    """``"312 of 1,204 tiles · 41 tiles/s (reading 12 %) · 22 s left"``, at ``where``."""
     parts = [f"{progress.tiles_done:,} of {progress.tiles_total:,} tiles"]
     if progress.tiles_per_s:
         rate = progress.tiles_per_s
         speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
         parts.append(f"{speed} tiles/s (reading {progress.read_share:.0%})".replace("%", " %"))
     if progress.eta_s is not None and progress.tiles_done < progress.tiles_total:
-        parts.append(f"{duration(progress.eta_s)} left")
+        most = "at most " if progress.tiles_ahead else ""
+        parts.append(f"{most}{duration(progress.eta_s)} left")
     if progress.tiles_done == 0:
         parts.append(progress.message)
-    return " · ".join(parts)
+    return (f"{where}: " if where else "") + " · ".join(parts)
 
 
 def percent(probability: float) -> str:
@@ -49,7 +53,7 @@ def percent(probability: float) -> str:
     return f"{probability * 100:.0f} %"
 
 
-def result_html(snapshot: Snapshot, accent: str, quiet: str) -> str:
+def result_html(snapshot: AnySnapshot, accent: str, quiet: str) -> str:
     """The slide's class probabilities, most probable first, with bars.
 
     Parameters
@@ -88,3 +92,41 @@ def note_text(loaded: bool, cancelled: bool, note: str) -> str:
     if cancelled:
         return "Cancelled. What is done is kept: Score goes on from there."
     return f"Done. Precision: {note.rstrip('.')}." if note else "Done."
+
+
+def trace_lines(snapshot: ZoomSnapshot) -> list[tuple[str, str]]:
+    """What a zooming head read, opened and never saw: sentences, each with its explanation."""
+    levels = [level.trace for level in snapshot.levels]
+    tiles = sum(level.tiles for level in levels)
+    share = percent(snapshot.done / tiles if tiles else 0.0)
+    lines = [
+        (
+            f"Read {snapshot.done:,} of {tiles:,} tiles ({share})",
+            "Tiles whose pixels were read, out of all tissue tiles at all magnifications; the "
+            "decision rests on these alone.",
+        )
+    ]
+    opened = [f"{one.opened:,} at {magnification(one.mpp)}" for one in levels if one.opened]
+    if opened and snapshot.labels.any():
+        first, *others = opened
+        number, _, rest = first.partition(" ")
+        noun = "tile" if number == "1" else "tiles"
+        lines.append(
+            (
+                f"Opened {', '.join([f'{number} {noun} {rest}', *others])}",
+                "Tiles that the model chose to look into at the next finer magnification, framed "
+                "in the layer of opened tiles.\nIt chooses by a second attention (selection "
+                "weight), not by the one that is shown in colours.",
+            )
+        )
+    finest = levels[-1]
+    if snapshot.complete and finest.skipped:
+        lines.append(
+            (
+                f"{percent(finest.skipped / finest.tiles)} of the tissue at "
+                f"{magnification(finest.mpp)} was never read",
+                "Nothing in this tissue could change the result at this magnification: it lies "
+                "outside the opened tiles,\nand was seen at coarser magnifications only.",
+            )
+        )
+    return lines
