@@ -47,7 +47,7 @@ def loop(head, features):
             origins.append(dict(zip(rows, a, strict=True)))
             continue
         positive = [
-            float(torch.softmax(head.pseudo_bag_classifier.weight @ x, 0)[-1]) for x in attended
+            torch.softmax(head.pseudo_bag_classifier.weight @ x, 0)[-1].item() for x in attended
         ]
         order = sorted(range(len(rows)), key=lambda i, p=positive: -p[i])
         taken = order[: head.per_group]

@@ -125,7 +125,10 @@ class NystromAttention(TokenAttention):
 
     def matrices(self, padded: Tensor) -> Tensor:
         """See :meth:`TokenAttention.matrices`."""
-        return self.rows(padded, range(len(padded)))
+        q_marks, k_marks, inverse = self._landmarks(padded)
+        keys = self.split_heads(self.part(padded, 1))
+        scores = q_marks * self.head_dim**-0.5 @ keys.transpose(1, 2)
+        return self._to_landmarks(padded, k_marks) @ inverse @ torch.softmax(scores, dim=-1)
 
     def _landmarks(self, padded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Landmark queries and keys (H, m, dim / H) and the pseudo-inverse of A2 (H, m, m)."""

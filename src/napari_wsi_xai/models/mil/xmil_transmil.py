@@ -108,6 +108,8 @@ class XMILTransMIL(TransformerMIL):
             Of the heads: ``"mean"``, ``"max"`` or ``"min"``.
         discard
             Share of the smallest entries of a fused attention that are set to zero, in [0, 1).
+            Tiles repeated to fill the square, and padding, make equal entries; which of those at
+            the limit go is left open.
         """
         if fusion not in HEAD_FUSIONS:
             raise BadArgumentError(f"fusion={fusion!r} must be one of {', '.join(HEAD_FUSIONS)}.")
