@@ -8,6 +8,7 @@ import pytest
 import shapely
 
 from napari_wsi_xai import Annotation, TissueOptions, open_run, score, write_geojson
+from napari_wsi_xai.cli import main
 from napari_wsi_xai.cli.progress import ProgressDisplay, details, duration
 from napari_wsi_xai.runs import Progress
 
@@ -143,6 +144,65 @@ def test_progress_in_words():
     first = progress(tiles_per_s=None, eta_s=None, read_s=0.0, inference_s=0.0, failed=0)
     assert details(first) == ""
     assert [duration(s) for s in (0.4, 59.6, 7800)] == ["0 s", "1 min 0 s", "2 h 10 min"]
+
+
+def test_progress_names_the_magnification():
+    coarse = progress(level=0, levels=3, mpp=8.0, tiles_ahead=96, failed=0)
+    words = "8 um/px (1 of 3), 12.3 tiles/s, reading 25%, at most 1 min 35 s left"
+    assert details(coarse) == words
+    last = progress(level=2, levels=3, mpp=0.5, tiles_done=120, failed=0, eta_s=0.0)
+    assert details(last) == "0.5 um/px (3 of 3), 12.3 tiles/s, reading 25%"
+
+
+@pytest.fixture(scope="module")
+def zooming(tmp_path_factory, bundle):
+    """A bundle that looks at two magnifications."""
+    out = tmp_path_factory.mktemp("zoom") / "bundle"
+    words = ["models", "create", "--encoder", "small", "--head", "zoommil", "--tile-px", "32"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--tile-mpp", "2,0.5", "--out", str(out)])
+    assert not ended.value.code
+    return out
+
+
+def test_several_magnifications(cli, slide, zooming, tmp_path):
+    facts = cli("models", "inspect", zooming, "--json").json
+    assert facts["tile_mpps"] == [2.0, 0.5]
+    words = ("score", slide, "--model", zooming, "--tissue", "none", *MPP, "--json")
+    part = cli(*words, "--out", tmp_path / "part").json["results"][0]
+    whole = cli(*words, "--out", tmp_path / "whole", "--exhaustive").json["results"][0]
+    # 320 x 768 px: 3 x 6 tiles of 128 px, of which 12 are opened, 16 tiles in each.
+    levels = part["trace"]["levels"]
+    assert [level["read"] for level in levels] == [18, 192]
+    assert [level["tiles"] for level in levels] == [18, 288]
+    assert levels[1]["share"] == pytest.approx(2 / 3)
+    assert (part["trace"]["exhaustive"], whole["trace"]["exhaustive"]) == (False, True)
+    assert [level["read"] for level in whole["trace"]["levels"]] == [18, 288]
+    assert part["probabilities"] == pytest.approx(whole["probabilities"], rel=1e-5)
+    assert part["tiles"] == part["tissue_tiles"] == 210
+    stored = open_run(tmp_path / "part" / "made.wsixai.zarr")
+    assert stored.probabilities == part["probabilities"]
+    line = cli(*words[:-1], "--out", tmp_path / "part").out
+    assert "210 of 306 tiles read (68.6%)" in line
+    assert "skipped" in line
+
+
+def test_features_of_several_magnifications_are_exported_one_by_one(cli, slide, zooming, tmp_path):
+    done = cli("score", slide, "--model", zooming, "--out", tmp_path, *MPP, "--json")
+    store = done.json["results"][0]["store"]
+    refused = cli("export", store, tmp_path / "made.h5")
+    assert refused.status == 2
+    assert "2 magnifications" in refused.error
+    coarse = f"{store}/magnifications/0"
+    assert cli("export", coarse, tmp_path / "made.h5").status == 0
+
+
+def test_magnifications_that_make_no_sense(cli, tmp_path):
+    words = ("models", "create", "--encoder", "small", "--out", tmp_path / "b", "--tile-mpp")
+    assert "'a,b' needs numbers" in cli(*words, "a,b").error
+    assert "looks at 1 magnification" in cli(*words, "2,1").error
+    assert "no whole number" in cli(*words, "2,1.5", "--head", "zoommil").error
+    assert not (tmp_path / "b").exists()
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):

@@ -15,6 +15,7 @@ from napari_wsi_xai.cli.models import (
     EncoderWeightsOption,
     model_facts,
     models,
+    numbers_of,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def import_checkpoint(
         encoder,
         [name.strip() for name in classes.split(",")],
         tile_px,
-        _numbers(tile_mpp),
+        numbers_of(tile_mpp),
         architecture,
         encoder_weights,
         **_options(option or []),
@@ -106,17 +107,6 @@ def _require_all(file: Path, facts: CheckpointFacts, missing: list[str]) -> None
         f"{file.name!r} is {' or '.join(facts.candidates)} ({facts.source}); also needed, because "
         f"no tensor tells: {'; '.join(words[name] for name in missing)}."
     )
-
-
-def _numbers(text: str) -> list[float]:
-    from napari_wsi_xai.errors import BadArgumentError
-
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise BadArgumentError(
-            f"--tile-mpp {text!r} needs numbers, UM or UM,UM,... from coarse to fine."
-        ) from error
 
 
 def _options(given: list[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ __all__ = [
     "TilePxOption",
     "model_facts",
     "models",
+    "numbers_of",
     "untrained_model",
 ]
 
@@ -45,8 +46,12 @@ TilePxOption = Annotated[
     int | None, typer.Option(metavar="PX", help="Edge of a tile in pixels [default: 224].")
 ]
 TileMppOption = Annotated[
-    float | None,
-    typer.Option(metavar="UM", help="Micrometres per pixel of the tiles [default: 0.5]."),
+    str | None,
+    typer.Option(
+        metavar="UM[,UM...]",
+        help="Micrometres per pixel of the tiles [default: 0.5]; of each magnification, coarse "
+        "to fine, for a head that looks at several.",
+    ),
 ]
 ArchitectureOption = Annotated[
     str | None,
@@ -140,7 +145,7 @@ def untrained_model(
     head: str | None = None,
     classes: str | None = None,
     tile_px: int | None = None,
-    tile_mpp: float | None = None,
+    tile_mpp: str | None = None,
     seed: int | None = None,
 ) -> Model:
     """Build a model of an encoder and a MIL head with seeded random weights."""
@@ -155,9 +160,21 @@ def untrained_model(
         head or "abmil",
         names,
         tile_px=224 if tile_px is None else tile_px,
-        mpp=0.5 if tile_mpp is None else tile_mpp,
+        mpp=0.5 if tile_mpp is None else numbers_of(tile_mpp),
         seed=seed or 0,
     )
+
+
+def numbers_of(tile_mpp: str) -> list[float]:
+    """Read micrometres per pixel of one magnification or several."""
+    from napari_wsi_xai.errors import BadArgumentError
+
+    try:
+        return [float(part) for part in tile_mpp.split(",")]
+    except ValueError as error:
+        raise BadArgumentError(
+            f"--tile-mpp {tile_mpp!r} needs numbers, UM or UM,UM,... from coarse to fine."
+        ) from error
 
 
 def model_facts(model: Model) -> dict[str, Any]:
@@ -173,6 +190,7 @@ def model_facts(model: Model) -> dict[str, Any]:
         "classes": list(model.classes),
         "tile_px": model.tile_px,
         "tile_mpp": model.mpp,
+        **({"tile_mpps": list(model.mpps)} if len(model.mpps) > 1 else {}),
         "content_hash": model.content_hash,
         "metadata": dict(model.metadata),
     }
