@@ -262,6 +262,14 @@ def test_every_layout_speaks_of_a_known_head():
         assert layout.source
 
 
+def test_the_page_on_checkpoints_names_every_head_and_its_code():
+    page = (Path(__file__).resolve().parents[3] / "docs" / "checkpoints.md").read_text("utf-8")
+    for layout in LAYOUTS:
+        assert f"`{layout.architecture}`" in page
+        code = layout.source.split()[0]
+        assert "/" not in code or code in page, code
+
+
 def test_every_method_is_listed(golden):
     assert {architecture_of(case) for case in listed_states(golden)} <= set(MIL_ARCHITECTURES)
     assert all((golden / method / "ARRAYS.txt").is_file() for method in METHODS)

@@ -51,7 +51,9 @@ class Layout:
 
     def template_of(self, name: str) -> str | None:
         """The entry of ``names`` that an author's name is an instance of."""
-        return next((t for t in self.names if _numbers(t, name) is not None), None)
+        if name in self.names:
+            return name
+        return next((t for t in self.names if "*" in t and _numbers(t, name) is not None), None)
 
     def ignores(self, name: str) -> bool:
         """Whether a tensor is known to be no part of the head."""

@@ -12,7 +12,7 @@ __all__ = ["cleaned_names"]
 _WRAPPER = "module"  # torch.nn.DataParallel, also around a part of a head
 _LOSSES = re.compile(r"(?:.*\.)?(?:instance_loss_fn|criterion|loss_fn)\..+")
 _COMPILED = re.compile(r"(?:(?<=^)|(?<=\.))_orig_mod\.")
-_MOST_STEPS, _MOST_PLACES = 4, 6
+_MOST_STEPS, _MOST_PLACES, _MOST_OFFERS = 4, 6, 40
 
 
 def cleaned_names(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -27,7 +27,9 @@ def cleaned_names(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     first = {_COMPILED.sub("", name): name for name in tensors if _LOSSES.fullmatch(name) is None}
     seen = {frozenset(first)}
     waiting = [(first, 0)]
-    while waiting:
+    for _ in range(_MOST_OFFERS):
+        if not waiting:
+            return
         names, steps = waiting.pop(0)
         yield {name: tensors[original] for name, original in names.items()}
         for cleaned in _cleaned_once(names) if steps < _MOST_STEPS else ():

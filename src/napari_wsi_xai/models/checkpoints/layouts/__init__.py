@@ -36,4 +36,4 @@ LAYOUTS: tuple[Layout, ...] = (
     *xmil_transmil.LAYOUTS,
     *dtfd.LAYOUTS,
 )
-"""Every known layout; where two fit the same tensors, the first is taken for recognition."""
+"""Every known layout; where two of one architecture fit the same tensors, the first is taken."""
