@@ -92,7 +92,7 @@ def score(
         ``"float32"`` or ``"float16"`` in the store.
     exhaustive
         Read every tile of every magnification, also where the model opens only some; the decision
-        is the same. A model over one magnification reads every tile anyway.
+        is the same up to rounding. A model over one magnification reads every tile anyway.
 
     Returns
     -------
