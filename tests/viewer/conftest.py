@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,35 @@ def finished(slide_path: Path, model_path: Path, tmp_path_factory: pytest.TempPa
 
     store = tmp_path_factory.mktemp("finished") / "small.wsixai.zarr"
     return score(slide_path, model_path, store, precision="float32").compute()
+
+
+@pytest.fixture(scope="session")
+def make_zoom_model() -> Callable[..., Path]:
+    """``make_zoom_model(folder, head, mpps)`` makes a bundle for several magnifications."""
+    from napari_wsi_xai.models import EncoderSpec, build_model, save_model
+
+    def make(folder: Path, head: str, mpps: tuple[float, ...], **values: Any) -> Path:
+        encoder = EncoderSpec("small", "small-8-16-24", weights=None, seed=3)
+        model = build_model(encoder, head, tile_px=64, mpp=mpps, seed=2, **values)
+        return save_model(model, folder / head)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def zoom_model_path(
+    make_zoom_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return make_zoom_model(folder, "zoommil", (4.0, 1.0, 0.5), k_sample=3)
+
+
+@pytest.fixture(scope="session")
+def zoomed(
+    slide_path: Path, zoom_model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """A finished run over three magnifications."""
+    from napari_wsi_xai.runs import score
+
+    store = tmp_path_factory.mktemp("zoomed") / "small.wsixai.zarr"
+    return score(slide_path, zoom_model_path, store, precision="float32").compute()

@@ -11,7 +11,7 @@ import pytest
 from napari_wsi_xai.geometry import Region
 from napari_wsi_xai.viewer.drain import Failed, Finished, Planned, Stepped
 from napari_wsi_xai.viewer.model_choice import ModelChoice
-from napari_wsi_xai.viewer.process import ProcessRun
+from napari_wsi_xai.viewer.process import ProcessRun, examine_elsewhere
 from napari_wsi_xai.viewer.scoring import ScoreInputs
 
 
@@ -77,6 +77,33 @@ def test_abandoning_ends_the_process_at_once(inputs: ScoreInputs) -> None:
     assert run._process is not None
     assert not run._process.alive
     assert not any(isinstance(event, Finished) for event in events)
+
+
+def test_a_file_is_examined_elsewhere(tmp_path: Path) -> None:
+    import torch
+
+    from napari_wsi_xai.viewer.checkpoints import CheckpointSummary
+
+    weights = {"classifier.weight": torch.ones(3, 16), "classifier.bias": torch.ones(3)}
+    torch.save(weights, tmp_path / "linear.pt")
+    answer = examine_elsewhere(tmp_path / "linear.pt")
+    assert isinstance(answer, CheckpointSummary)
+    assert (answer.in_features, answer.num_classes) == (16, 3)
+    (tmp_path / "text.pt").write_text("no weights")
+    failed = examine_elsewhere(tmp_path / "text.pt")
+    assert isinstance(failed, Failed)
+    assert "text.pt" in failed.message
+
+
+def test_a_process_that_dies_while_examining_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_wsi_xai.viewer import process
+
+    monkeypatch.setattr(process._Process, "next_event", lambda self: None)
+    failed = examine_elsewhere(tmp_path / "large.pt")
+    assert isinstance(failed, Failed)
+    assert "large.pt ended unexpectedly" in failed.message
 
 
 def test_errors_come_back_as_sentences(inputs: ScoreInputs, tmp_path: Path) -> None:

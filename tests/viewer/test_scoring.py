@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import shapely
 
-from napari_wsi_xai.errors import BadArgumentError, GridError, MissingMppError
+from napari_wsi_xai.errors import BadArgumentError, GridError, MissingMppError, WsiXaiError
 from napari_wsi_xai.geometry import Region
 from napari_wsi_xai.tiles import TissueOptions
 from napari_wsi_xai.viewer.drawings import LabelsDrawing
@@ -143,6 +143,83 @@ def test_models_of_parts(tmp_path: Path) -> None:
     assert loaded.name == "small-head"
     assert loaded.content_hash != model.content_hash
     assert all((t == 0.25).all() for t in loaded.mil.state_dict().values())
+
+
+def test_a_checkpoint_becomes_a_model_of_the_named_encoder_and_classes(tmp_path: Path) -> None:
+    import torch
+
+    from napari_wsi_xai.models import build_mil
+    from napari_wsi_xai.models.checkpoints.layouts.abmil import LAYOUTS
+    from napari_wsi_xai.viewer.checkpoints import examine_checkpoint
+
+    head = build_mil("abmil", 24, 2)
+    state = head.state_dict()
+    author = {theirs: state[ours] for theirs, ours in LAYOUTS[0].names.items()}
+    path = tmp_path / "published.pth"
+    torch.save(author, path)
+    summary = examine_checkpoint(path)
+    assert (summary.architectures, summary.in_features, summary.num_classes) == (("abmil",), 24, 2)
+    assert "descriptors of 24 numbers · 2 classes" in summary.words
+    choice = ModelChoice(
+        "checkpoint",
+        path=path,
+        encoder="small-8-16-24",
+        encoder_weights=None,
+        head="abmil",
+        classes=("benign", "tumour"),
+        tile_px=96,
+        mpps=(0.25,),
+    )
+    model = load_choice(choice)
+    assert (model.classes, model.tile_px, model.mpp) == (("benign", "tumour"), 96, 0.25)
+    loaded = model.mil.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    from dataclasses import replace
+
+    with pytest.raises(WsiXaiError, match="24"):
+        load_choice(replace(choice, encoder="small-8-16"))
+
+
+def test_what_is_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
+    from napari_wsi_xai.viewer.checkpoints import examine_checkpoint
+    from napari_wsi_xai.viewer.drain import Failed
+
+    path = tmp_path / "notes.pt"
+    path.write_bytes(b"not a checkpoint")
+    answer = examine_checkpoint(path)
+    assert isinstance(answer, Failed)
+    assert "notes.pt" in answer.message
+    assert "\n" not in answer.message
+
+
+def test_an_encoder_is_no_head(tmp_path: Path) -> None:
+    import torch
+
+    from napari_wsi_xai.models.torchvision_import import import_torchvision
+    from napari_wsi_xai.viewer.checkpoints import examine_checkpoint
+    from napari_wsi_xai.viewer.drain import Failed
+
+    import_torchvision()
+    from torchvision.models import squeezenet1_1
+
+    torch.save(squeezenet1_1().state_dict(), tmp_path / "net.pth")
+    answer = examine_checkpoint(tmp_path / "net.pth")
+    assert isinstance(answer, Failed)
+    assert "encoder (squeezenet1_1), not of a head" in answer.message
+
+
+def test_heads_over_several_magnifications_take_a_number_each() -> None:
+    choice = ModelChoice(
+        "parts",
+        encoder="small",
+        encoder_weights=None,
+        head="zoommil",
+        mpps=(8, 2, 0.5),
+        options=(("k_sample", 5),),
+    )
+    model = load_choice(choice)
+    assert model.mpps == (8, 2, 0.5)
+    assert model.mil.arguments["k_sample"] == 5
 
 
 def test_no_bundle_chosen() -> None:

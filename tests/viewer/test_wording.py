@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from zoom_cases import make_snapshot as make_zoom_snapshot
 
 from napari_wsi_xai.runs import Progress
 from napari_wsi_xai.viewer.snapshot import Snapshot
@@ -15,6 +16,7 @@ from napari_wsi_xai.viewer.widgets.wording import (
     percent,
     progress_text,
     result_html,
+    trace_lines,
 )
 
 
@@ -29,6 +31,13 @@ def test_durations(seconds: float, text: str) -> None:
 def test_progress_names_tiles_speed_reading_and_time_left() -> None:
     progress = Progress(312, 1204, 5, 20, 41.2, 1.2, 8.8, 21.9, 0, "scoring")
     assert progress_text(progress) == "312 of 1,204 tiles · 41 tiles/s (reading 12 %) · 22 s left"
+
+
+def test_progress_names_the_magnification_at_hand_and_the_longest_it_can_take() -> None:
+    progress = Progress(30, 64, 1, 2, 41.2, 1, 9, 3.2, 0, "scoring", 0, 3, 8.0, 100)
+    text = progress_text(progress, "8 µm/px")
+    assert text.startswith("8 µm/px: 30 of 64 tiles · ")
+    assert text.endswith(" · at most 3 s left")
 
 
 def test_progress_before_the_first_tile_says_what_is_done() -> None:
@@ -73,3 +82,26 @@ def test_endings() -> None:
     assert "loaded" in note_text(loaded=True, cancelled=False, note="")
     assert "Cancelled" in note_text(loaded=False, cancelled=True, note="")
     assert note_text(False, False, "float32") == "Done. Precision: float32."
+
+
+def test_a_zooming_head_says_what_it_read_opened_and_never_saw() -> None:
+    lines = trace_lines(make_zoom_snapshot())
+    assert [text for text, _ in lines] == [
+        "Read 84 of 3,276 tiles (3 %)",
+        "Opened 2 tiles at 8 µm/px, 2 at 2 µm/px",
+        "98 % of the tissue at 0.5 µm/px was never read",
+    ]
+    assert all(explanation for _, explanation in lines)
+
+
+def test_nothing_is_called_never_read_before_the_end() -> None:
+    lines = trace_lines(make_zoom_snapshot(2, complete=False))
+    assert [text.split()[0] for text, _ in lines] == ["Read", "Opened"]
+    assert len(trace_lines(make_zoom_snapshot(1, complete=False))) == 1
+
+
+def test_a_zooming_head_is_provisional_until_its_last_magnification() -> None:
+    text = result_html(make_zoom_snapshot(), "#111111", "#222222")
+    assert "all 3 magnifications" in text
+    begun = replace(make_zoom_snapshot(2, complete=False), probabilities={"tumor": 1.0})
+    assert "provisional, at 2 µm/px 16 of 16 tiles" in result_html(begun, "#111111", "#222222")

@@ -191,9 +191,10 @@ def _steps(run: AnyRun, control: RunControl) -> Iterator[Event]:
         control.attach(run)
         now = time.monotonic()
         snapshot = None
-        if milestone(run) != reached and not run.complete:
-            reached, snapshot = milestone(run), snapshot_of(run)
-        elif progress.tiles_done > 0 and now >= maps_due and not run.complete:
+        before, reached = reached, milestone(run)
+        if reached != before and reached[0] == before[0] and not run.complete:
+            snapshot = snapshot_of(run)  # maps that were just made
+        elif progress.tiles_done and (now >= maps_due or reached != before) and not run.complete:
             snapshot = _update(run)
             maps_due = time.monotonic() + max(
                 MAPS_EVERY_S, (time.monotonic() - now) * (1 / MAPS_SHARE - 1)

@@ -52,7 +52,10 @@ def is_finished(run: AnyRun) -> bool:
 
 
 def milestone(run: AnyRun) -> tuple[int, int]:
-    """Changes when something new can be seen: a magnification has begun, or its maps are done."""
+    """How many magnifications have begun, and of how many the maps are done.
+
+    It changes when something new can be seen.
+    """
     from napari_wsi_xai.runs import ZoomRun
 
     if not isinstance(run, ZoomRun):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from zoom_cases import FACTS, make_snapshot
 
 from napari_wsi_xai.geometry import Region
 from napari_wsi_xai.runs import Progress
@@ -151,3 +152,87 @@ def test_messages_come_through(stage: Stage) -> None:
     with stage.qtbot.waitSignal(stage.live.preparing) as blocker:
         stage.send(Preparing("Finding tissue"))
     assert blocker.args == ["Finding tissue"]
+
+
+class ZoomStage:
+    """A window with a slide, and a live run over three magnifications."""
+
+    def __init__(self, viewer: Any, qtbot: Any, slide: Path) -> None:
+        from napari.layers import Layer
+
+        self.viewer, self.qtbot = viewer, qtbot
+        viewer.add_layer(Layer.create(*read_slide(str(slide))[0]))
+        self.source = Script()
+        self.live = LiveRun(viewer, self.source)
+        self.live.start()
+        self.source.coming.put(Planned(FACTS, make_snapshot(1, complete=False), (1500, 1900)))
+        self.wait_for("attention · 8 µm/px")
+
+    def show(self, snapshot: Any) -> None:
+        progress = Progress(1, 2, 1, 2, 10.0, 1, 1, 0.0, 0, "scoring", 1, 3, 2.0)
+        with self.qtbot.waitSignal(self.live.stepped):
+            self.source.coming.put(Stepped(progress, snapshot, "2 µm/px"))
+
+    def wait_for(self, *names: str) -> None:
+        expected = ["small", *(f"s · {name}" for name in names)]
+        self.qtbot.waitUntil(lambda: self.names == expected, timeout=10_000)
+
+    @property
+    def names(self) -> list[str]:
+        return [layer.name for layer in self.viewer.layers]
+
+
+@pytest.fixture
+def zoom_stage(
+    make_napari_viewer_proxy: Callable[..., Any], qtbot: Any, slide_path: Path
+) -> Iterator[ZoomStage]:
+    here = ZoomStage(make_napari_viewer_proxy(), qtbot, slide_path)
+    yield here
+    here.source.coming.put(None)
+    qtbot.waitUntil(lambda: not here.live.running, timeout=5000)
+
+
+def test_layers_come_with_their_magnification_and_frames_stay_on_top(
+    zoom_stage: ZoomStage,
+) -> None:
+    zoom_stage.show(make_snapshot(2, complete=False))
+    zoom_stage.wait_for("attention · 8 µm/px", "attention · 2 µm/px", "opened tiles")
+    zoom_stage.show(make_snapshot(3, complete=False))
+    fine = "attention · 0.5 µm/px"
+    zoom_stage.wait_for("attention · 8 µm/px", "attention · 2 µm/px", fine, "opened tiles")
+    zoom_stage.qtbot.waitUntil(
+        lambda: zoom_stage.viewer.layers.selection.active.name == "small", timeout=5000
+    )
+    assert np.isnan(zoom_stage.viewer.layers[f"s · {fine}"].data).all()
+    with zoom_stage.qtbot.waitSignal(zoom_stage.live.finished):
+        zoom_stage.source.coming.put(Finished(make_snapshot(), cancelled=False))
+    assert np.isfinite(zoom_stage.viewer.layers[f"s · {fine}"].data[0]).all()
+    assert len(zoom_stage.viewer.layers) == 5
+
+
+def test_a_removed_magnification_stays_away(zoom_stage: ZoomStage) -> None:
+    zoom_stage.show(make_snapshot(2, complete=False))
+    zoom_stage.wait_for("attention · 8 µm/px", "attention · 2 µm/px", "opened tiles")
+    zoom_stage.viewer.layers.remove("s · attention · 8 µm/px")
+    zoom_stage.show(make_snapshot())
+    zoom_stage.wait_for("attention · 2 µm/px", "attention · 0.5 µm/px", "opened tiles")
+    assert not zoom_stage.source.cancelled
+
+
+def test_layers_that_are_there_already_are_gone_on_with(
+    zoom_stage: ZoomStage, make_napari_viewer_proxy: Callable[..., Any], qtbot: Any
+) -> None:
+    with qtbot.waitSignal(zoom_stage.live.finished):
+        zoom_stage.source.coming.put(Finished(None, cancelled=True))
+    source = Script()
+    again = LiveRun(zoom_stage.viewer, source)
+    again.start()
+    source.coming.put(Planned(FACTS, make_snapshot(1, complete=False), (1500, 1900)))
+    source.coming.put(Finished(make_snapshot(), cancelled=False))
+    names = ["attention · 8 µm/px", "attention · 2 µm/px", "attention · 0.5 µm/px"]
+    zoom_stage.wait_for(*names, "opened tiles")
+    qtbot.waitUntil(
+        lambda: all(zoom_stage.viewer.layers[f"s · {name}"].colorbar.visible for name in names),
+        timeout=5000,
+    )
+    source.coming.put(None)

@@ -12,7 +12,7 @@ import pytest
 from napari_wsi_xai.viewer import drain
 from napari_wsi_xai.viewer.reader import read_slide
 from napari_wsi_xai.viewer.slide_layers import METADATA_KEY
-from napari_wsi_xai.viewer.widgets.fields import BUNDLE, PARTS
+from napari_wsi_xai.viewer.widgets.fields import BUNDLE, CHECKPOINT, PARTS
 from napari_wsi_xai.viewer.widgets.form import EVERYTHING, VIEW
 from napari_wsi_xai.viewer.widgets.score import ScoreSlide
 
@@ -48,7 +48,7 @@ class Bench:
         return blocker.args[0]
 
     def map(self) -> Any:
-        return next(one for one in self.viewer.layers if one.name.endswith("tile score"))
+        return next(one for one in self.viewer.layers if " · tile score" in one.name)
 
 
 @pytest.fixture
@@ -88,6 +88,61 @@ def test_a_slide_is_scored_from_button_to_final_maps(
     assert again.loaded
     assert len(here.viewer.layers) == 4
     assert "loaded" in here.widget.status.text()
+
+
+def test_a_model_that_zooms_shows_what_it_opened_and_says_what_it_read(
+    bench: Callable[..., Bench], slide_path: Path, zoom_model_path: Path, zoomed: Any
+) -> None:
+    here = bench(slide_path)
+    here.widget.model.bundle.value = zoom_model_path
+    live = here.press_score()
+    said: list[str] = []
+    live.stepped.connect(lambda _: said.append(here.widget.status.text()))
+    with here.qtbot.waitSignal(live.finished, timeout=TIMEOUT_MS):
+        pass
+    assert any(text.startswith("4 µm/px: 0 of ") for text in said)
+    names = [f"small · attention · {mpp} µm/px" for mpp in ("4", "1", "0.5")]
+    expected = ["small", *names, "small · opened tiles"]
+    here.qtbot.waitUntil(lambda: [one.name for one in here.viewer.layers] == expected)
+    for name, level in zip(names, zoomed.levels, strict=True):
+        np.testing.assert_array_equal(here.viewer.layers[name].data, level.maps["attention/all"])
+    trace = zoomed.trace
+    lines = here.widget.trace.text.splitlines()
+    assert lines[0].startswith(f"Read {trace.read} of {trace.tiles:,} tiles")
+    assert lines[1] == "Opened 3 tiles at 4 µm/px, 3 at 1 µm/px"
+    assert lines[2].endswith("of the tissue at 0.5 µm/px was never read")
+    assert "all 3 magnifications" in here.widget.result.text()
+    # What is framed is no drawing of tissue.
+    assert [choice for choice in here.widget.tissue.choices if not isinstance(choice, str)] == []
+
+
+def test_an_authors_file_is_recognised_and_scored_from_the_button(
+    bench: Callable[..., Bench], slide_path: Path, tmp_path: Path
+) -> None:
+    from safetensors.numpy import save_file
+
+    from napari_wsi_xai.models import build_encoder
+
+    rng = np.random.default_rng(1)
+    shapes = {"weight": (2, 24), "bias": (2,)}
+    weights = {f"classifier.{n}": rng.normal(size=s).astype("f4") for n, s in shapes.items()}
+    save_file(weights, tmp_path / "linear.safetensors")
+    encoder = build_encoder("small-8-16-24").module.state_dict()
+    save_file({n: t.numpy() for n, t in encoder.items()}, tmp_path / "encoder.safetensors")
+    here = bench(slide_path)
+    model = here.widget.model
+    model.kind.value = CHECKPOINT
+    with here.qtbot.waitSignal(model.checkpoint._examination.answered, timeout=TIMEOUT_MS):
+        model.checkpoint.file.value = tmp_path / "linear.safetensors"
+    assert "descriptors of 24 numbers · 2 classes" in model.checkpoint.found.value
+    model.checkpoint.architecture.value = "max"
+    model.encoder.value = "small-8-16-24"
+    model.encoder_weights.value = tmp_path / "encoder.safetensors"
+    model.tile_px.value = 112
+    assert here.score().snapshot.complete
+    about = here.map().metadata[METADATA_KEY]
+    assert about["model"] == "linear-small-8-16-24"
+    assert about["probabilities"].keys() == {"normal", "tumor"}
 
 
 def test_cancel_ends_the_run_and_score_goes_on(
