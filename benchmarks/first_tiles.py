@@ -230,11 +230,11 @@ class Session:
         self.viewer.screenshot(str(path), canvas_only=False, flash=False)
 
 
-def shrink(folder: Path, prefix: str) -> None:
+def shrink(folder: Path, prefix: str, names: tuple[str, ...] = ("first-tiles", "finished")) -> None:
     """Reduce the pictures to 200 colours: a third of the size, and no difference to be seen."""
     from PIL import Image
 
-    for name in ("first-tiles", "finished"):
+    for name in names:
         path = folder / f"{prefix}{name}.png"
         if path.is_file():
             picture = Image.open(path).convert("RGB").quantize(200, dither=Image.Dither.NONE)

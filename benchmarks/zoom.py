@@ -22,7 +22,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_wsi_xai import build_encoder, build_model, open_slide, score
-from napari_wsi_xai.demo import existing_demo_slide, make_demo_slide
+from napari_wsi_xai.demo import make_demo_slide
+from napari_wsi_xai.demo.slide import existing_demo_slide
 from napari_wsi_xai.models import build_mil
 from napari_wsi_xai.runs.bag import evaluate_bag
 

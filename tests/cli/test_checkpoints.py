@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from napari_wsi_xai import import_checkpoint, load_model
+from napari_wsi_xai import import_checkpoint, load_model, open_run
 
 ENCODER = ("--encoder", "small-8-16", "--tile-px", 32)
 CLASSES = ("--classes", "normal, tumor")
@@ -70,6 +70,9 @@ def test_import_and_score(cli, checkpoint, slide, tmp_path):
     assert torch.equal(model.mil(bag).logits, import_checkpoint(checkpoint)(bag).logits)
     scored = cli("score", slide, "--model", out, "--out", tmp_path / "runs", "--mpp", 0.5, "--json")
     assert scored.status == 0
+    assert "the encoder of this model (small-8-16 (untrained, seed 0)) is UNTRAINED" in scored.err
+    (store,) = (tmp_path / "runs").glob("*.wsixai.zarr")
+    assert open_run(store).store.attributes["model"]["trained"] is False
 
 
 def test_real_checkpoint_with_its_encoder(cli, shared_data, tmp_path):

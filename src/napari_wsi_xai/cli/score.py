@@ -199,6 +199,11 @@ def _model(bundle: Path | None, parts: tuple[Any, ...]) -> Model:
             f"WARNING: the head of this model ({model.mil.architecture}) is UNTRAINED. Its scores "
             "and probabilities are random numbers and mean nothing about the tissue."
         )
+    elif not model.encoder.trained:
+        say(
+            f"WARNING: the encoder of this model ({model.encoder.name}) is UNTRAINED, so its "
+            "head sees random descriptors. Scores and probabilities mean nothing about the tissue."
+        )
     return model
 
 

@@ -102,7 +102,7 @@ class RunInputs:
                 "score_kind": model.mil.score_kind,
                 "encoder": model.encoder.name,
                 "seed": model.encoder.spec.seed,
-                "trained": bool(model.metadata.get("trained", True)),
+                "trained": model.encoder.trained and bool(model.metadata.get("trained", True)),
                 "content_hash": model.content_hash,
             },
             "versions": _versions(),

@@ -84,3 +84,11 @@ def test_magnifications_are_told(golden):
 def test_neither_head_nor_encoder():
     with pytest.raises(CheckpointError, match="fits none of the heads"):
         inspect_checkpoint({"a.weight": torch.zeros(2, 2), "b.scale": torch.zeros(2)})
+
+
+def test_the_wrong_architecture_is_told_which_one_fits():
+    plain = {"attention.0": (5, 16), "attention.2": (1, 5), "classifier.0": (1, 16)}
+    state = {f"{name}.weight": torch.zeros(shape) for name, shape in plain.items()}
+    state |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in plain.items()}
+    with pytest.raises(CheckpointError, match=r"clam-sb.*it does fit abmil\."):
+        import_checkpoint(state, "clam-sb")

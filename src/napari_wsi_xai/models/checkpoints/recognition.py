@@ -106,7 +106,17 @@ def recognise(
                 nearest = tried
         if matches:
             return list(matches.values())
-    raise CheckpointError(_nothing_fits(tensors, origin, layouts, nearest))
+    message = _nothing_fits(tensors, origin, layouts, nearest)
+    if architecture is not None and (others := _others_that_fit(tensors, origin)):
+        message = f"{message.rstrip('.')}; it does fit {' or '.join(others)}."
+    raise CheckpointError(message)
+
+
+def _others_that_fit(tensors: Mapping[str, Tensor], origin: str) -> list[str]:
+    try:
+        return [match.layout.architecture for match in recognise(tensors, origin)]
+    except CheckpointError:
+        return []
 
 
 def _layouts_of(architecture: str | None) -> Sequence[Layout]:
