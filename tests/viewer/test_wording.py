@@ -90,14 +90,16 @@ def test_a_zooming_head_says_what_it_read_opened_and_never_saw() -> None:
         "Read 84 of 3,276 tiles (3 %)",
         "Opened 2 tiles at 8 µm/px, 2 at 2 µm/px",
         "98 % of the tissue at 0.5 µm/px was never read",
+        "Colours: attention, from 0 (faint) to the highest at its magnification (yellow)",
     ]
     assert all(explanation for _, explanation in lines)
 
 
 def test_nothing_is_called_never_read_before_the_end() -> None:
     lines = trace_lines(make_zoom_snapshot(2, complete=False))
-    assert [text.split()[0] for text, _ in lines] == ["Read", "Opened"]
-    assert len(trace_lines(make_zoom_snapshot(1, complete=False))) == 1
+    assert [text.split()[0] for text, _ in lines] == ["Read", "Opened", "Colours:"]
+    first = trace_lines(make_zoom_snapshot(1, complete=False))
+    assert [text.split()[0] for text, _ in first] == ["Read", "Colours:"]
 
 
 def test_a_zooming_head_is_provisional_until_its_last_magnification() -> None:

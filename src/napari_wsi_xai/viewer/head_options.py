@@ -136,10 +136,22 @@ _GROUPS = HeadOption(
     highest=100,
 )
 
+_SITE = HeadOption(
+    "downsample",
+    "Site (level-0 px)",
+    "Edge of a cell of the head's grid, in pixels of the full-resolution slide. Tiles in one cell "
+    "are averaged,\nand tiles in touching cells are neighbours, so the edge of a tile on the slide "
+    "keeps every tile apart.\nThe file does not say which was used in training.",
+    default=10,
+    lowest=1,
+    highest=100_000,
+)
+
 HEAD_OPTIONS: dict[str, tuple[HeadOption, ...]] = {
     "transmil": (_CROP,),
     "xmil-transmil": (_ATTENTION,),
     "zoommil": (_OPENED,),
+    "sparseconvmil": (_SITE,),
     "dtfd": (_DISTILLATION, _GROUPS),
 }
 """Options by architecture; most have none."""

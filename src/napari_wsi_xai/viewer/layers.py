@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from napari_wsi_xai.viewer.colours import label_colours
 from napari_wsi_xai.viewer.map_styles import MapStyle, map_name, map_style
 from napari_wsi_xai.viewer.pictures import (
-    FRAME_KINDS,
     MAP_KINDS,
     TOP_TILES,
     FramesPicture,
@@ -188,10 +187,12 @@ def show_colour_bars(layers: list[Layer]) -> None:
     """Show colour bars beside the visible maps.
 
     Not while a run goes on: napari takes a fifth of a second to draw the first, and redraws it
-    whenever limits move.
+    whenever limits move. Nor for several magnifications: bars bear no names, and each
+    magnification has limits of its own.
     """
     for layer in layers:
-        if key_of(layer) not in FRAME_KINDS and layer.visible and hasattr(layer, "colorbar"):
+        about = layer.metadata[METADATA_KEY]
+        if about["kind"] == "map" and "mpp" not in about and layer.visible:
             layer.colorbar.visible = True
 
 

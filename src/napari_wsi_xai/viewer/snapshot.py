@@ -207,10 +207,10 @@ def label_top_tiles(
     return labels, {name: list(values) for name, values in columns}
 
 
-def frame_parts(shape: tuple[int, int]) -> int:
-    """Label pixels per tile edge: 12, or fewer on a very large grid."""
+def frame_parts(shape: tuple[int, int], most: int = FRAME_PARTS) -> int:
+    """Label pixels per tile edge: ``most``, or fewer on a very large grid."""
     fitting = int(np.sqrt(MOST_LABEL_PIXELS / max(1, shape[0] * shape[1])))
-    return int(np.clip(fitting, 1, FRAME_PARTS))
+    return int(np.clip(fitting, 1, most))
 
 
 def _frame(labels: Labels, parts: int, row: int, column: int, label: int) -> None:

@@ -36,6 +36,7 @@ def zoom_pictures(facts: ZoomFacts, snapshot: ZoomSnapshot) -> list[Picture]:
             "limits": style.limits,
             "grid": level.grid.to_dict(),
             "provisional": not level.complete,
+            "mpp": level.trace.mpp,
             "tiles": (level.trace.read, level.total),
         }
         name = map_name(facts.name, f"attention/{level.target or 'all'}") + f" · {where}"

@@ -231,8 +231,6 @@ def test_layers_that_are_there_already_are_gone_on_with(
     source.coming.put(Finished(make_snapshot(), cancelled=False))
     names = ["attention · 8 µm/px", "attention · 2 µm/px", "attention · 0.5 µm/px"]
     zoom_stage.wait_for(*names, "opened tiles")
-    qtbot.waitUntil(
-        lambda: all(zoom_stage.viewer.layers[f"s · {name}"].colorbar.visible for name in names),
-        timeout=5000,
-    )
+    # Bars of several magnifications could not be told apart.
+    assert not any(zoom_stage.viewer.layers[f"s · {name}"].colorbar.visible for name in names)
     source.coming.put(None)

@@ -129,4 +129,13 @@ def trace_lines(snapshot: ZoomSnapshot) -> list[tuple[str, str]]:
                 "outside the opened tiles,\nand was seen at coarser magnifications only.",
             )
         )
+    if any(level.attention is not None for level in snapshot.levels):
+        lines.append(
+            (
+                "Colours: attention, from 0 (faint) to the highest at its magnification (yellow)",
+                "The share of a tile in what the model sees at that magnification; the tiles of "
+                "each magnification\nsum to one, so colours of two magnifications are not the "
+                "same numbers. Hover a tile to read its own.",
+            )
+        )
     return lines
