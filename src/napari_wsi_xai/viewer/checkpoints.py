@@ -132,7 +132,7 @@ def _summary(facts: CheckpointFacts, path: Path) -> CheckpointSummary | Failed:
             f"{path.name} holds the weights of an encoder ({facts.candidates[0]}), not of a head: "
             'choose "Encoder + head" and give it there as the encoder\'s weights.'
         )
-    names = [ARCHITECTURE_NAMES.get(name, name) for name in facts.candidates]
+    names = [_short(ARCHITECTURE_NAMES.get(name, name)) for name in facts.candidates]
     parts = [" or ".join(names), f"descriptors of {facts.in_features:,} numbers"]
     parts.append(f"{facts.num_classes} classes")
     if facts.num_magnifications > 1:
@@ -145,3 +145,8 @@ def _summary(facts: CheckpointFacts, path: Path) -> CheckpointSummary | Failed:
         facts.num_magnifications,
         facts.source,
     )
+
+
+def _short(words: str) -> str:
+    """A head's name without what is told of every file: the number of its magnifications."""
+    return words.removesuffix(" (several magnifications)")

@@ -31,8 +31,8 @@ ARCHITECTURE_NAMES = {
     "mil-fc": "best tile (MIL of CLAM's code)",
     "mil-sil": "single tiles, averaged (SIL)",
     "sparseconvmil": "SparseConvMIL",
-    "zoommil": "ZoomMIL, several magnifications",
-    "msmil": "MS-DA-MIL, several magnifications",
+    "zoommil": "ZoomMIL (several magnifications)",
+    "msmil": "MS-DA-MIL (several magnifications)",
     "mean": "mean of tiles",
     "max": "best tile (max)",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,8 @@ def test_every_field_says_what_it_means(fields: ModelFields) -> None:
     every += [fields.checkpoint.file, fields.checkpoint.found, fields.checkpoint.architecture]
     every += list(fields.head_options.fields.values())
     assert all(field.tooltip for field in every)
+
+
+def test_the_longest_form_fits_a_laptop_screen(fields: ModelFields, files: Files) -> None:
+    files.choose("dtfd.pt", replace(CLAM, architectures=("dtfd",)))
+    assert fields.native.sizeHint().height() < 480

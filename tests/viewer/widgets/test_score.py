@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import QRect, Qt
 
 from napari_wsi_xai.viewer import drain
+from napari_wsi_xai.viewer.checkpoints import CheckpointSummary
 from napari_wsi_xai.viewer.reader import read_slide
 from napari_wsi_xai.viewer.slide_layers import METADATA_KEY
 from napari_wsi_xai.viewer.widgets.fields import BUNDLE, CHECKPOINT, PARTS
@@ -284,6 +286,27 @@ def test_it_fits_a_laptop_screen(bench: Callable[..., Bench], slide_path: Path) 
     widget.model.kind.value = PARTS
     widget.more.visible = True
     assert widget.native.sizeHint().height() < 700
+
+
+def test_sentences_are_shown_with_all_their_lines_and_no_more_room(
+    bench: Callable[..., Bench], slide_path: Path
+) -> None:
+    here = bench(slide_path)
+    here.viewer.window.show()
+    checkpoint = here.widget.model.checkpoint
+    here.widget.model.kind.value = CHECKPOINT
+    label = checkpoint.found.native
+    heights = []
+    for words in ("descriptor " * 24, "a", "descriptor " * 9):
+        checkpoint._answered(CheckpointSummary(words, ("dtfd",), 1024, 2))
+        here.qtbot.wait(150)
+        needed = label.fontMetrics().boundingRect(
+            QRect(0, 0, label.width(), 10_000), Qt.TextFlag.TextWordWrap, label.text()
+        )
+        heights.append(label.height())
+        spare = label.height() - needed.height()
+        assert 0 <= spare <= label.fontMetrics().lineSpacing()
+    assert heights[1] < heights[2] < heights[0]
 
 
 def test_without_a_slide_it_says_how_to_begin(

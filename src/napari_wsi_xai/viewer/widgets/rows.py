@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import Container, FileEdit, Label
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import QLabel, QSizePolicy
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import Widget
@@ -32,14 +34,30 @@ def note(tooltip: str) -> Label:
     return label
 
 
-def wrap(label: Any) -> None:
+def wrap(label: QLabel) -> None:
     """Let a Qt label break long sentences; they must not widen the dock."""
-    from qtpy.QtCore import Qt
-    from qtpy.QtWidgets import QSizePolicy
-
     label.setWordWrap(True)
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.installEventFilter(_AllLines(label))
+
+
+class _AllLines(QObject):
+    """Keeps a label as high as its lines: layouts within layouts lose count of them."""
+
+    def __init__(self, label: QLabel) -> None:
+        super().__init__(label)
+        self._fitted = ("", 0)
+
+    def eventFilter(self, label: QObject, event: QEvent) -> bool:  # noqa: N802
+        if event.type() in (QEvent.Type.Resize, QEvent.Type.Paint):
+            assert isinstance(label, QLabel)
+            shown = (label.text(), label.width())
+            if shown != self._fitted:
+                self._fitted = shown
+                label.setMinimumHeight(0)  # it would count as lines
+                label.setMinimumHeight(max(0, label.heightForWidth(label.width())))
+        return False
 
 
 def path_in(edit: FileEdit) -> Path | None:
