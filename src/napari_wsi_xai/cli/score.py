@@ -243,7 +243,8 @@ def _score_one(outcome: Outcome, model: Model, settings: Settings, taken: dict[s
             )
         outcome.store = str(store)
         run = start(slide, model, out=store, **settings.arguments)
-        finished_before = run.complete and bool(run.probabilities)
+        # A result may be provisional: of tiles that a window showed before the last were done.
+        finished_before = run.complete and bool(run.result and run.result["complete"])
         try:
             if not finished_before:
                 _work(run, slide.name)

@@ -104,8 +104,9 @@ class Run(SlideRun):
             yield meter.now("cancelled")
             return
         yield meter.now("deciding")
-        self.update_maps()
-        self.save_maps()
+        output = self._evaluate()
+        self.save_maps()  # first, so that a store with a final result has its maps
+        self._record(output)
         yield meter.now("complete" if self.complete else "region complete")
 
     def encode(self) -> Iterator[Progress]:
@@ -189,24 +190,33 @@ class Run(SlideRun):
         RunError
             No tile has features, or the run was opened without its model.
         """
+        output = self._evaluate()
+        self._record(output)
+        return output
+
+    def _evaluate(self) -> MILOutput:
         if self.head is None:
             raise RunError("this run was opened without its model: open_run(path, model=...).")
         indices: list[NDArray[np.int64]] = []
         output = evaluate_bag(self.head, lambda: self.bag_blocks(indices))
         index = np.concatenate(indices)[: len(output.tile_scores)]
         self.maps = maps_from_output(output, index, self.tissue.shape, self.classes)
+        return output
+
+    def _record(self, output: MILOutput) -> None:
+        """Keep what the head said of the slide."""
+        assert self.head is not None
         probabilities = self.head.probabilities(output.logits).tolist()
         self.store.update_attributes(
             result={
                 "logits": output.logits.tolist(),
                 "probabilities": dict(zip(self.classes, probabilities, strict=True)),
                 "predicted": self.classes[int(np.argmax(probabilities))],
-                "tiles_used": len(index),
+                "tiles_used": len(output.tile_scores),
                 "tiles_total": self.total,
                 "complete": self.complete,
             }
         )
-        return output
 
     def save_maps(self) -> None:
         """Write the maps to the store."""

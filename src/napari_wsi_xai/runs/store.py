@@ -15,7 +15,13 @@ from zarr.storage import LocalStore, MemoryStore
 
 from napari_wsi_xai.geometry import LayerTransform
 from napari_wsi_xai.runs.plan import Block, BlockResult
-from napari_wsi_xai.runs.store_group import KEY, StoreGroup, occupied, writing
+from napari_wsi_xai.runs.store_group import (
+    KEY,
+    StoreGroup,
+    clear_unfinished,
+    occupied,
+    writing,
+)
 
 __all__ = ["SCHEMA", "ResultStore"]
 
@@ -71,6 +77,7 @@ class ResultStore(StoreGroup):
         if path is not None and occupied(path, BEGUN):
             store = cls.open(path, mode="r+")
             store.require(identity)
+            clear_unfinished(path)
             return store
         with writing(path):
             memory, place = within or (MemoryStore(), "")
@@ -144,10 +151,12 @@ class ResultStore(StoreGroup):
     def write_block(self, result: BlockResult) -> None:
         """Write a block's failures, then its chunk: the chunk is what makes it complete."""
         with writing(self.path):
+            name = f"failures/{result.block.row}.{result.block.col}"
             if result.failures:
                 reasons = {f"{r},{c}": reason for (r, c), reason in result.failures.items()}
-                name = f"failures/{result.block.row}.{result.block.col}"
                 self.group.require_group(name).attrs["tiles"] = reasons
+            elif name in self.group:  # of a session killed before the chunk; they went well now
+                del self.group[name]
             self.features[self._window(result.block)] = result.features
 
     def failures(self) -> dict[tuple[int, int], str]:
@@ -204,7 +213,8 @@ class ResultStore(StoreGroup):
         if "maps" in self.group:
             for method, classes in sorted(self.group["maps"].groups()):  # type: ignore[union-attr]
                 for label, group in sorted(classes.groups()):
-                    found[f"{method}/{unquote(label)}"] = np.asarray(group["0"][:])
+                    if "0" in group and group["0"].nchunks_initialized:  # else a kill cut it short
+                        found[f"{method}/{unquote(label)}"] = np.asarray(group["0"][:])
         return found
 
 

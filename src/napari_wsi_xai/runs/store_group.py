@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,9 +14,12 @@ from zarr.storage import LocalStore
 
 from napari_wsi_xai.errors import StoreError, StoreMismatchError
 
-__all__ = ["KEY", "StoreGroup", "kind_of", "occupied", "writing"]
+__all__ = ["KEY", "StoreGroup", "clear_unfinished", "kind_of", "occupied", "writing"]
 
 KEY = "napari_wsi_xai"
+
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.partial$")
+"""Name of a file while it is being written; one that a killed session left is no part of it."""
 
 IDENTITY_WORDS = {
     "slide": "another slide",
@@ -149,12 +153,21 @@ def occupied(path: Path, begun: frozenset[str]) -> bool:
         return False
     if not path.is_dir():
         raise StoreError(f"{path} is a file, not a result store: choose another output.")
-    if {entry.name for entry in path.iterdir()} - begun:
+    names = {entry.name for entry in path.iterdir()}
+    if {name for name in names if not UNFINISHED.search(name)} - begun:
         return True
     try:
         return KEY in zarr.open_group(LocalStore(path, read_only=True), mode="r").attrs
     except (FileNotFoundError, ValueError, OSError):
         return False
+
+
+def clear_unfinished(path: Path) -> None:
+    """Remove what a session left that was killed while it wrote a file."""
+    for place in path.rglob("*.partial"):
+        if UNFINISHED.search(place.name):
+            with suppress(OSError):  # nothing reads it, so it may as well stay
+                place.unlink()
 
 
 def _brief(there: Any, here: Any) -> str:

@@ -282,6 +282,6 @@ class ZoomRun(SlideRun):
             "tiles_total": self.total,
             "complete": self.complete,
         }
-        self.store.update_attributes(result=result)
-        if self.complete:
-            self.store.update_attributes(trace=self.trace.to_dict())
+        # In one write: whoever finds a result that is complete finds the account with it.
+        trace = {"trace": self.trace.to_dict()} if self.complete else {}
+        self.store.update_attributes(result=result, **trace)

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore, MemoryStore
 
 from napari_wsi_xai.runs.store import ResultStore
-from napari_wsi_xai.runs.store_group import KEY, StoreGroup, occupied, writing
+from napari_wsi_xai.runs.store_group import (
+    KEY,
+    StoreGroup,
+    clear_unfinished,
+    occupied,
+    writing,
+)
 
 __all__ = ["MagnificationStore"]
 
@@ -52,6 +58,7 @@ class MagnificationStore(StoreGroup):
         if path is not None and occupied(path, BEGUN):
             store = cls.open(path, mode="r+")
             store.require(identity)
+            clear_unfinished(path)
             return store
         with writing(path):
             target = MemoryStore() if path is None else LocalStore(path)
