@@ -169,3 +169,22 @@ def test_every_order_is_accepted():
 def test_bad_weldon(weldon):
     with pytest.raises(BadArgumentError, match="weldon"):
         build_mil("chowder", 12, weldon=weldon)
+
+
+@pytest.mark.parametrize(
+    ("scores", "n_extreme", "order", "told"),
+    [
+        (torch.zeros(0), 2, "bottom-top", r"shape \(0,\)"),
+        (torch.zeros(4, 1), 2, "bottom-top", r"shape \(4, 1\)"),
+        (torch.zeros(4), 0, "bottom-top", "n_extreme=0"),
+        (torch.zeros(4), 2, "up", "order='up'"),
+    ],
+)
+def test_extremes_of_nothing_and_in_no_known_order(scores, n_extreme, order, told):
+    with pytest.raises(BadArgumentError, match=told):
+        extreme_scores(scores, n_extreme, order)
+
+
+def test_weldon_pooling_of_no_scores():
+    with pytest.raises(BadArgumentError, match=r"shape \(3, 0\)"):
+        weldon_pool(torch.zeros(3, 0), 1, 1)

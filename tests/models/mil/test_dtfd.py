@@ -196,3 +196,8 @@ def test_residual_blocks_are_read_from_the_tensors(shared_data):
 def test_bad_arguments(arguments, named):
     with pytest.raises(BadArgumentError, match=named):
         build_mil("dtfd", 12, **arguments)
+
+
+def test_seeds_beyond_64_bits():
+    with pytest.raises(BadArgumentError, match=rf"seed={2**70} must be below"):
+        build_mil("dtfd", 12, seed=2**70)

@@ -72,3 +72,8 @@ def test_both_branches_train_the_shared_classifier():
 def test_bad_arguments(label, weight, message):
     with pytest.raises(BadArgumentError, match=message):
         small().losses(bag(), label, weight)
+
+
+def test_the_single_instance_weight_is_a_number_from_0():
+    with pytest.raises(BadArgumentError, match="sil_weight=nan must be at least 0"):
+        build_mil("mil-sil", 5).losses(torch.zeros(3, 5), 1, float("nan"))

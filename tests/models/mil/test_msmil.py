@@ -250,3 +250,8 @@ def test_without_extractors_the_branch_tells_the_magnifications():
     state["domain_predictor.domain_classifier.0.weight"] = torch.zeros(2, 12)
     assert LAYOUT.arguments(state)["num_magnifications"] == 1
     assert LAYOUT.ignores("domain_predictor.domain_classifier.0.weight")
+
+
+def test_logits_are_not_fused_as_probabilities():
+    with pytest.raises(BadArgumentError, match=r"from -1.5 to 0.5.*from 0 to 1"):
+        fuse_bags(torch.tensor([[-1.5, 0.5], [0.25, 0.5]]))

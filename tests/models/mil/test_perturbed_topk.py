@@ -96,3 +96,8 @@ def test_children_are_mixed_place_by_place():
 def test_bad_arguments_name_the_numbers(k, noise, sigma, message):
     with pytest.raises(BadArgumentError, match=message):
         perturbed_topk(torch.zeros(5), k, noise, sigma)
+
+
+def test_scores_must_be_floats():
+    with pytest.raises(BadArgumentError, match=r"torch\.int64, shape \(13,\)"):
+        perturbed_topk(torch.arange(13), 2)

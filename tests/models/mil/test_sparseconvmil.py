@@ -1,7 +1,9 @@
 """SparseConvMIL against reference numbers and against a convolution of the whole grid."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -275,3 +277,17 @@ def test_the_layout_orders_layers_by_number():
 
 
 LINEAR = {"weight": (1, 10), "bias": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        (np.zeros((9, 2)), "of type ndarray, shape (9, 2),"),
+        ([[0, 0]] * 9, "of type list, length 9,"),
+        (torch.zeros(9, 2, dtype=torch.complex64), "of torch.complex64"),
+    ],
+)
+def test_places_that_are_no_tensor_of_real_numbers(places, told):
+    head = build_mil("sparseconvmil", 12)
+    with pytest.raises(ModelError, match=re.escape(told) + r".*9 tiles need.*\(9, 2\)"):
+        head(torch.zeros(9, 12), places)

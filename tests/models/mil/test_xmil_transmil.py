@@ -185,3 +185,8 @@ def test_bad_arguments(arguments, named):
         small().attention_rollout(bag(), "sum")
     with pytest.raises(BadArgumentError, match=r"discard=1\.0"):
         small().attention_rollout(bag(), discard=1.0)
+
+
+def test_discarded_shares_are_numbers():
+    with pytest.raises(BadArgumentError, match="discard='a' must be at least 0 and below 1"):
+        build_mil("xmil-transmil", 12, dim=16).attention_rollout(torch.zeros(4, 12), "max", "a")

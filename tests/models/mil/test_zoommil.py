@@ -262,3 +262,10 @@ def test_the_layout_tells_everything_but_k(golden):
     }
     assert set(LAYOUT.names) == set(case.state_dict)
     assert set(LAYOUT.names.values()) == set(head_of(case).state_dict())
+
+
+@pytest.mark.parametrize("level", [-1, 3, 5])
+def test_there_is_nothing_to_look_at_beyond_the_magnifications(level):
+    head = build_mil("zoommil", 12)
+    with pytest.raises(BadArgumentError, match=rf"level={level} .* from 0 to 2"):
+        head.look(level, torch.zeros(4, 12))

@@ -128,6 +128,8 @@ def _with_options(match: Match, options: Mapping[str, Any], origin: str) -> Matc
         told = ", ".join(
             f"{option}={match.inferred[option]!r}" for option in options if option in match.inferred
         )
+        if tried.refused and not told:
+            raise BadArgumentError(f"{tried}.")
         says = f", which say {told}" if told else ""
         raise BadArgumentError(f"{given} contradicts the tensors of {origin}{says}: {tried}.")
     return tried

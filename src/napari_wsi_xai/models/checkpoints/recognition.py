@@ -56,6 +56,8 @@ class Misfit:
     missing: tuple[str, ...] = ()
     left_over: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
+    refused: bool = False
+    """Whether the architecture itself does not take its arguments, whatever the tensors are."""
 
     @property
     def share(self) -> float:
@@ -154,7 +156,8 @@ def _build(
         head = _fresh(layout.architecture, {**inferred, **options})
         renamed = layout.rename(kept)
     except _UNFIT as error:
-        return Misfit(layout, len(kept), conflicts=(_reason(error),))
+        refused = isinstance(error, BadArgumentError)
+        return Misfit(layout, len(kept), conflicts=(_reason(error),), refused=refused)
     own = head.state_dict()
     lacking = tuple(name for name in own if name not in renamed)
     unknown = tuple(name for name in renamed if name not in own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.base import MILModel
 
 __all__ = ["ABMIL", "GatedABMIL"]
@@ -44,8 +44,7 @@ class ABMIL(MILModel):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(in_features, num_classes, single_logit, hidden=hidden, dropout=dropout)
-        if hidden < 1:
-            raise BadArgumentError(f"hidden={hidden} must be at least 1.")
+        check_whole(1, hidden=hidden)
         self.attention_V = nn.Linear(in_features, hidden)
         self.attention_w = nn.Linear(hidden, 1)
         self.dropout = nn.Dropout(dropout)

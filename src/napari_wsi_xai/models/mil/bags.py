@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +25,7 @@ def check_bags(head: MILModel, bags: Bags) -> list[Tensor]:
         Another number of bags than the head has magnifications, or one that
         :meth:`MILModel.check_bag` refuses.
     """
-    given = [bags] if isinstance(bags, Tensor) else list(bags)
+    given: list[Any] = list(bags) if isinstance(bags, list | tuple) else [bags]
     count = head.num_magnifications
     if len(given) != count:
         raise ModelError(

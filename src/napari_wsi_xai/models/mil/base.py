@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from operator import index
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from napari_wsi_xai.errors import BadArgumentError, ModelError
+from napari_wsi_xai.models.mil.arguments import check_share, check_whole, described
 
 __all__ = ["MILModel", "MILOutput"]
 
@@ -73,11 +75,13 @@ class MILModel(nn.Module, ABC):
         self, in_features: int, num_classes: int, single_logit: bool = False, **arguments: Any
     ) -> None:
         super().__init__()
-        if in_features < 1:
-            raise BadArgumentError(f"in_features={in_features} must be at least 1.")
-        if num_classes < 2 or (single_logit and num_classes != 2):
-            limit = "exactly 2 with single_logit=True" if single_logit else "at least 2"
-            raise BadArgumentError(f"num_classes={num_classes} must be {limit}.")
+        check_whole(1, in_features=in_features)
+        check_whole(2, num_classes=num_classes)
+        check_share(**{name: value for name, value in arguments.items() if "dropout" in name})
+        if single_logit and num_classes != 2:
+            raise BadArgumentError(
+                f"num_classes={num_classes} must be exactly 2 with single_logit=True."
+            )
         self.in_features = int(in_features)
         self.num_classes = int(num_classes)
         self.single_logit = bool(single_logit)
@@ -141,6 +145,8 @@ class MILModel(nn.Module, ABC):
 
     def check_bag(self, features: Tensor) -> Tensor:
         """The bag in the parameters' float type, or a ``ModelError`` that says what is wrong."""
+        own = next(self.parameters())
+        self._check_kind(features, own)
         if features.ndim != 2 or features.shape[1] != self.in_features:
             raise ModelError(
                 f"a bag of shape {tuple(features.shape)} does not fit: this {self.architecture} "
@@ -148,7 +154,7 @@ class MILModel(nn.Module, ABC):
             )
         if features.shape[0] == 0:
             raise ModelError("a bag of 0 tiles cannot be scored: at least 1 tissue tile is needed.")
-        features = features.to(next(self.parameters()).dtype)
+        features = features.to(own.dtype)
         # The sum is finite for finite values short of overflow, and far cheaper than a mask.
         if not torch.isfinite(features.detach().sum()):
             bad = int((~torch.isfinite(features.detach())).any(dim=1).sum())
@@ -158,6 +164,34 @@ class MILModel(nn.Module, ABC):
                     "leave these tiles out of the bag."
                 )
         return features
+
+    def _check_kind(self, features: object, own: Tensor) -> None:
+        """A dense tensor of real numbers where the parameters are, or a ``ModelError``."""
+        size = f"(number of tiles, {self.in_features})"
+        takes = f"this {self.architecture} head takes a tensor {size}"
+        if not isinstance(features, Tensor):
+            how = ", as torch.as_tensor makes of an array" if hasattr(features, "shape") else ""
+            raise ModelError(f"a bag {described(features)} does not fit: {takes}{how}.")
+        if features.is_complex() or features.layout is not torch.strided:
+            raise ModelError(
+                f"a bag of {features.dtype}, {features.layout}, does not fit: {takes} of real "
+                "numbers, all of them stored."
+            )
+        if features.device != own.device:
+            raise ModelError(
+                f"a bag on {features.device} does not fit: this {self.architecture} head is on "
+                f"{own.device}; move one of them."
+            )
+
+    def check_label(self, label: int) -> int:
+        """A class, 0 <= label < C, or a ``BadArgumentError``."""
+        try:
+            number = index(label)
+        except TypeError:
+            number = -1
+        if not 0 <= number < self.num_classes:
+            raise BadArgumentError(f"label={label!r} must be from 0 to {self.num_classes - 1}.")
+        return number
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (C,) to class probabilities (C,) that sum to one.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.base import MILModel
 
 __all__ = ["CHOWDER", "EXTREME_ORDERS", "extreme_scores", "weldon_pool"]
@@ -28,6 +29,11 @@ def extreme_scores(scores: Tensor, n_extreme: int, order: str = "bottom-top") ->
     Below 2 R tiles the two halves overlap. Below R tiles the bag is repeated until it holds R: the
     extremes of a bag do not change when each of its tiles is there several times.
     """
+    _check_extremes(n_extreme, order)
+    if scores.ndim != 1 or len(scores) == 0:
+        raise BadArgumentError(
+            f"scores of shape {tuple(scores.shape)} must be (number of tiles,), at least 1 tile."
+        )
     count = scores.shape[0]
     if count < n_extreme:
         scores = scores.repeat(math.ceil(n_extreme / count))
@@ -36,6 +42,12 @@ def extreme_scores(scores: Tensor, n_extreme: int, order: str = "bottom-top") ->
     if order == "bottom-top":
         return torch.cat([smallest, largest])
     return torch.cat([largest.flip(0), smallest])
+
+
+def _check_extremes(n_extreme: int, order: str) -> None:
+    check_whole(1, n_extreme=n_extreme)
+    if order not in EXTREME_ORDERS:
+        raise BadArgumentError(f"order={order!r} must be one of {', '.join(EXTREME_ORDERS)}.")
 
 
 def weldon_pool(scores: Tensor, kmax: float, kmin: float = 0) -> Tensor:
@@ -50,6 +62,8 @@ def weldon_pool(scores: Tensor, kmax: float, kmin: float = 0) -> Tensor:
     """
     if kmax <= 0:
         raise BadArgumentError(f"kmax={kmax} must be above 0.")
+    if scores.numel() == 0:
+        raise BadArgumentError(f"scores of shape {tuple(scores.shape)} hold none to pool.")
     ascending = torch.sort(scores, dim=-1, stable=True).values
     largest, smallest = (_share(k, scores.shape[-1]) for k in (kmax, kmin))
     top = ascending[..., ascending.shape[-1] - largest :].mean(dim=-1)
@@ -124,10 +138,8 @@ class CHOWDER(MILModel):
             score_hidden=list(score_hidden),
             weldon=None if weldon is None else list(weldon),
         )
-        if n_extreme < 1:
-            raise BadArgumentError(f"n_extreme={n_extreme} must be at least 1.")
-        if order not in EXTREME_ORDERS:
-            raise BadArgumentError(f"order={order!r} must be one of {', '.join(EXTREME_ORDERS)}.")
+        _check_extremes(n_extreme, order)
+        check_whole(1, hidden=list(hidden), score_hidden=list(score_hidden))
         if weldon is not None and not (len(weldon) == 2 and weldon[0] > 0 and weldon[1] >= 0):
             raise BadArgumentError(f"weldon={tuple(weldon)} must be (kmax > 0, kmin >= 0) or None.")
         logits = self.num_logits

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from napari_wsi_xai.errors import BadArgumentError, ModelError
+from napari_wsi_xai.errors import ModelError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.projected import ProjectedMIL
 
 __all__ = ["CLAM", "CLAMMB", "CLAMSB", "InstanceEvaluation"]
@@ -92,9 +93,7 @@ class CLAM(ProjectedMIL):
             k_sample=k_sample,
             subtyping=subtyping,
         )
-        for name, value in (("hidden", hidden), ("attention", attention), ("k_sample", k_sample)):
-            if value < 1:
-                raise BadArgumentError(f"{name}={value} must be at least 1.")
+        check_whole(1, hidden=hidden, attention=attention, k_sample=k_sample)
         self.gated, self.k_sample, self.subtyping = gated, k_sample, subtyping
         self.projection = nn.Linear(in_features, hidden)
         self.attention_V = nn.Linear(hidden, attention)
@@ -158,7 +157,8 @@ class CLAM(ProjectedMIL):
             The bag holds fewer than ``k_sample`` tiles.
         """
         projected = self.project(self.check_bag(features))
-        self._check_instances(len(projected), label)
+        label = self.check_label(label)
+        self._check_instances(len(projected))
         attention = self.weigh(self.score_projected(projected))
         parts: list[tuple[Tensor, Tensor]] = []
         for c, classify in enumerate(self.instance_classifiers):
@@ -175,9 +175,7 @@ class CLAM(ProjectedMIL):
             logits.argmax(dim=1),
         )
 
-    def _check_instances(self, count: int, label: int) -> None:
-        if not 0 <= label < self.num_classes:
-            raise BadArgumentError(f"label={label} must be from 0 to {self.num_classes - 1}.")
+    def _check_instances(self, count: int) -> None:
         if count < self.k_sample:
             raise ModelError(
                 f"k_sample={self.k_sample} tiles of each end cannot be taken from a bag of "

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.base import MILModel
 
 __all__ = ["DSMIL"]
@@ -72,12 +73,11 @@ class DSMIL(MILModel):
             dropout_v=dropout_v,
             num_magnifications=num_magnifications,
         )
-        if hidden < 1:
-            raise BadArgumentError(f"hidden={hidden} must be at least 1.")
-        if num_magnifications < 1 or in_features % num_magnifications:
+        check_whole(1, hidden=hidden, num_magnifications=num_magnifications)
+        if in_features % num_magnifications:
             raise BadArgumentError(
                 f"in_features={in_features} must be a multiple of "
-                f"num_magnifications={num_magnifications}, at least 1."
+                f"num_magnifications={num_magnifications}."
             )
         self.num_magnifications = num_magnifications
         self.magnification_use = "concat" if num_magnifications > 1 else "single"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.base import MILModel, MILOutput
 
 __all__ = ["DISTILLATIONS", "DTFD"]
@@ -113,12 +114,10 @@ class DTFD(MILModel):
             dropout=dropout,
             seed=seed,
         )
-        least = {"hidden": hidden, "attention": attention, "groups": groups, "per_group": per_group}
-        for name, value in least.items():
-            if value < 1:
-                raise BadArgumentError(f"{name}={value} must be at least 1.")
-        if residual_blocks < 0:
-            raise BadArgumentError(f"residual_blocks={residual_blocks} must be at least 0.")
+        check_whole(1, hidden=hidden, attention=attention, groups=groups, per_group=per_group)
+        check_whole(0, residual_blocks=residual_blocks, seed=seed)
+        if seed >= 2**63:
+            raise BadArgumentError(f"seed={seed} must be below 2**63.")
         if distillation not in DISTILLATIONS:
             raise BadArgumentError(
                 f"distillation={distillation!r} must be one of {', '.join(DISTILLATIONS)}."

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.base import MILModel, MILOutput
 
 __all__ = ["MILFC", "TOP_RULES"]
@@ -55,8 +56,7 @@ class MILFC(MILModel):
         super().__init__(
             in_features, num_classes, single_logit, hidden=hidden, rule=rule, dropout=dropout
         )
-        if hidden < 1:
-            raise BadArgumentError(f"hidden={hidden} must be at least 1.")
+        check_whole(1, hidden=hidden)
         if rule not in TOP_RULES:
             raise BadArgumentError(f"rule={rule!r} must be one of {', '.join(TOP_RULES)}.")
         if rule == "positive" and num_classes != 2:

@@ -57,9 +57,8 @@ class MILSIL(MeanMIL):
         sil_weight
             Weight of the single-instance term, at least 0.
         """
-        if not 0 <= label < self.num_classes:
-            raise BadArgumentError(f"label={label} must be from 0 to {self.num_classes - 1}.")
-        if sil_weight < 0:
+        label = self.check_label(label)
+        if not sil_weight >= 0:
             raise BadArgumentError(f"sil_weight={sil_weight} must be at least 0.")
         out = self(features)
         bag = self._entropy(out.logits[None], label)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.bags import Bags, check_bags
 from napari_wsi_xai.models.mil.base import MILOutput
 from napari_wsi_xai.models.mil.projected import ProjectedMIL
@@ -69,13 +70,10 @@ class MSMIL(ProjectedMIL):
             attention=attention,
             num_magnifications=num_magnifications,
         )
-        if not projection or min(projection) < 1:
-            raise BadArgumentError(
-                f"projection={list(projection)} must be at least one length of at least 1."
-            )
-        for name in ("attention", "num_magnifications"):
-            if self.arguments[name] < 1:
-                raise BadArgumentError(f"{name}={self.arguments[name]} must be at least 1.")
+        if not projection:
+            raise BadArgumentError("projection=[] must be at least one length of at least 1.")
+        check_whole(1, projection=list(projection))
+        check_whole(1, attention=attention, num_magnifications=num_magnifications)
         self.num_magnifications = num_magnifications
         if num_magnifications == 1:
             self.magnification_use = "single"
@@ -138,6 +136,12 @@ def fuse_bags(bag_probabilities: Tensor) -> Tensor:
         raise BadArgumentError(
             f"bag_probabilities of shape {tuple(bag_probabilities.shape)} must be (number of bags, "
             "number of classes), at least 1 bag."
+        )
+    if not ((bag_probabilities >= 0) & (bag_probabilities <= 1)).all():
+        low, high = (float(value) for value in torch.aminmax(bag_probabilities))
+        raise BadArgumentError(
+            f"bag_probabilities from {low:g} to {high:g} must be from 0 to 1: take those of "
+            "MILModel.probabilities."
         )
     return bag_probabilities.log().mean(dim=0).exp()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.token_attention import TokenAttention
 
 __all__ = ["CROPS", "NystromAttention", "pseudo_inverse"]
@@ -75,10 +76,7 @@ class NystromAttention(TokenAttention):
         crop: str = "back",
     ) -> None:
         super().__init__(dim, heads, residual_kernel, dropout)
-        if landmarks < 1:
-            raise BadArgumentError(f"landmarks={landmarks} must be at least 1.")
-        if iterations < 1:
-            raise BadArgumentError(f"pinv_iterations={iterations} must be at least 1.")
+        check_whole(1, landmarks=landmarks, pinv_iterations=iterations)
         if crop not in CROPS:
             raise BadArgumentError(f"crop={crop!r} must be one of {', '.join(CROPS)}.")
         self.landmarks, self.iterations, self.crop = landmarks, iterations, crop

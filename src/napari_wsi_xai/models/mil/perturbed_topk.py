@@ -49,6 +49,10 @@ def perturbed_topk(
         row sums to one.
     """
     count = scores.shape[-1]
+    if not scores.is_floating_point():
+        raise BadArgumentError(
+            f"scores of {scores.dtype}, shape {tuple(scores.shape)}, must be floats."
+        )
     if not 1 <= k <= count:
         raise BadArgumentError(f"k={k} must be from 1 to the number of scores, {count}.")
     if not sigma > 0:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_wsi_xai.errors import BadArgumentError, ModelError
+from napari_wsi_xai.models.mil.arguments import check_whole, described
 from napari_wsi_xai.models.mil.base import MILModel
 from napari_wsi_xai.models.mil.sparse_sites import Sites, neighbour_pairs, occupied_sites
 
@@ -129,11 +130,8 @@ class SparseConvMIL(MILModel):
             raise BadArgumentError(
                 f"channels={channels} and kernels={kernels} must be equally many, at least 1."
             )
-        if min(channels + self.arguments["hidden"]) < 1:
-            raise BadArgumentError(
-                f"channels={channels} and hidden={self.arguments['hidden']} must be at least 1."
-            )
-        if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+        check_whole(1, channels=channels, kernels=kernels, hidden=self.arguments["hidden"])
+        if any(kernel % 2 == 0 for kernel in kernels):
             raise BadArgumentError(f"kernels={kernels} must be odd, at least 1.")
         if not self.arguments["downsample"] > 0:
             raise BadArgumentError(f"downsample={self.arguments['downsample']} must be above 0.")
@@ -155,12 +153,14 @@ class SparseConvMIL(MILModel):
                 "this sparseconvmil head looks at where tiles lie: give coords_level0, their "
                 "origins (number of tiles, 2) as yx in level-0 pixels."
             )
-        if tuple(coords_level0.shape) != (tiles, 2):
+        real = isinstance(coords_level0, Tensor) and not coords_level0.is_complex()
+        if not real or tuple(coords_level0.shape) != (tiles, 2):
             raise ModelError(
-                f"coords_level0 of shape {tuple(coords_level0.shape)} does not fit: {tiles} tiles "
-                f"need ({tiles}, 2)."
+                f"coords_level0 {described(coords_level0)} does not fit: {tiles} tiles need a "
+                f"tensor ({tiles}, 2) of real numbers."
             )
-        return occupied_sites(coords_level0, self.downsample, self.translation)
+        device = next(self.parameters()).device
+        return occupied_sites(coords_level0.to(device), self.downsample, self.translation)
 
     def site_activations(self, features: Tensor, sites: Sites) -> list[Tensor]:
         """(S, channels) after each convolution and each ReLU, sites in the order of ``sites``."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.arguments import check_whole
 
 __all__ = ["DotProductAttention", "TokenAttention"]
 
@@ -43,9 +44,11 @@ class TokenAttention(nn.Module, ABC):
         self, dim: int, heads: int = 8, residual_kernel: int = 33, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if heads < 1 or dim < 1 or dim % heads:
-            raise BadArgumentError(f"dim={dim} must be a positive multiple of heads={heads}.")
-        if residual_kernel != 0 and (residual_kernel < 0 or residual_kernel % 2 == 0):
+        check_whole(1, dim=dim, heads=heads)
+        check_whole(0, residual_kernel=residual_kernel)
+        if dim % heads:
+            raise BadArgumentError(f"dim={dim} must be a multiple of heads={heads}.")
+        if residual_kernel != 0 and residual_kernel % 2 == 0:
             raise BadArgumentError(f"residual_kernel={residual_kernel} must be odd, or 0 for none.")
         self.dim, self.heads, self.head_dim = dim, heads, dim // heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)

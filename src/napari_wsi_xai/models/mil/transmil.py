@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.nystrom import NystromAttention
 from napari_wsi_xai.models.mil.transformer import TransformerMIL
 
@@ -51,6 +52,7 @@ class TransMIL(TransformerMIL):
         crop: str = "back",
         dropout: float = 0.1,
     ) -> None:
+        check_whole(1, dim=dim)
         landmarks = max(1, dim // 2) if landmarks is None else landmarks
         super().__init__(
             in_features,

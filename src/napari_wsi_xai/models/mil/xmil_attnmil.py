@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.projected import ProjectedMIL
 
 __all__ = ["XMILAttnMIL"]
@@ -63,11 +63,8 @@ class XMILAttnMIL(ProjectedMIL):
             out_layers=out_layers,
             dropout=dropout,
         )
-        for name, value in (("hidden", hidden), ("attention", attention), ("layers", layers)):
-            if value < 1:
-                raise BadArgumentError(f"{name}={value} must be at least 1.")
-        if out_layers < 0:
-            raise BadArgumentError(f"out_layers={out_layers} must be at least 0.")
+        check_whole(1, hidden=hidden, attention=attention, layers=layers)
+        check_whole(0, out_layers=out_layers)
         lengths = [in_features] + [hidden] * (layers - 1)
         self.layers = nn.ModuleList(nn.Linear(before, hidden) for before in lengths)
         self.attention_V = nn.Linear(hidden, attention)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
 from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.nystrom import NystromAttention
 from napari_wsi_xai.models.mil.token_attention import DotProductAttention, TokenAttention
 from napari_wsi_xai.models.mil.transformer import TransformerMIL, square_side
@@ -71,8 +74,8 @@ class XMILTransMIL(TransformerMIL):
             dropout=dropout,
             class_dropout=class_dropout,
         )
-        if n_layers < 2:
-            raise BadArgumentError(f"n_layers={n_layers} must be at least 2.")
+        check_whole(1, dim=dim)
+        check_whole(2, n_layers=n_layers)
         if attention not in ATTENTION_KINDS:
             kinds = ", ".join(ATTENTION_KINDS)
             raise BadArgumentError(f"attention={attention!r} must be one of {kinds}.")
@@ -113,8 +116,8 @@ class XMILTransMIL(TransformerMIL):
         """
         if fusion not in HEAD_FUSIONS:
             raise BadArgumentError(f"fusion={fusion!r} must be one of {', '.join(HEAD_FUSIONS)}.")
-        if not 0 <= discard < 1:
-            raise BadArgumentError(f"discard={discard} must be at least 0 and below 1.")
+        if not (isinstance(discard, Real) and 0 <= discard < 1):
+            raise BadArgumentError(f"discard={discard!r} must be at least 0 and below 1.")
         if fusion == "mean" and discard == 0:
             return self._pushed_rollout(features)
         matrices = self.attention_matrices(features)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_wsi_xai.errors import BadArgumentError, ModelError
+from napari_wsi_xai.models.mil.arguments import check_whole
 from napari_wsi_xai.models.mil.bags import Bags, check_bags, children_per_tile
 from napari_wsi_xai.models.mil.base import MILModel
 from napari_wsi_xai.models.mil.gated_attention import GatedAttention
@@ -106,10 +107,8 @@ class ZoomMIL(MILModel):
         self.classifier = nn.Linear(out_features, self.num_logits)
 
     def _check_arguments(self) -> None:
-        limits = {"hidden": 1, "out_features": 1, "k_sample": 1, "num_magnifications": 2}
-        for name, least in limits.items():
-            if self.arguments[name] < least:
-                raise BadArgumentError(f"{name}={self.arguments[name]} must be at least {least}.")
+        check_whole(1, **{n: self.arguments[n] for n in ("hidden", "out_features", "k_sample")})
+        check_whole(2, num_magnifications=self.arguments["num_magnifications"])
         if not self.arguments["k_sigma"] > 0:
             raise BadArgumentError(f"k_sigma={self.arguments['k_sigma']} must be above 0.")
 
@@ -172,6 +171,11 @@ class ZoomMIL(MILModel):
 
     def look(self, level: int, features: Tensor) -> ZoomLevel:
         """What a bag (n, D) of magnification ``level`` alone tells, before finer ones are there."""
+        if not 0 <= level < self.num_magnifications:
+            raise BadArgumentError(
+                f"level={level} is none of the head's magnifications: it must be from 0 to "
+                f"{self.num_magnifications - 1}."
+            )
         return self._look(level, self.check_bag(features))[0]
 
     def open_tiles(self, level: int, features: Tensor) -> Tensor:
