@@ -7,27 +7,15 @@ from torch import Tensor, nn
 
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models.mil.arguments import check_whole
-from napari_wsi_xai.models.mil.base import MILModel, MILOutput
+from napari_wsi_xai.models.mil.base import MILModel
+from napari_wsi_xai.models.mil.gated_attention import GatedAttention
+from napari_wsi_xai.models.mil.projected import ProjectedMIL
 
 __all__ = ["DISTILLATIONS", "DTFD"]
 
 DISTILLATIONS = ("afs", "maxs", "maxmins")
 """What a pseudo-bag hands to the second tier: its attended sum, its strongest tiles, or its
 strongest and its weakest."""
-
-
-class _GatedAttention(nn.Module):
-    """Gated attention logits of descriptors (N, L), (N, 1)."""
-
-    def __init__(self, in_features: int, hidden: int) -> None:
-        super().__init__()
-        self.V = nn.Linear(in_features, hidden)
-        self.U = nn.Linear(in_features, hidden)
-        self.w = nn.Linear(hidden, 1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        gated = torch.tanh(self.V(features)) * torch.sigmoid(self.U(features))
-        return self.w(gated)  # type: ignore[no-any-return]
 
 
 class _ResidualBlock(nn.Module):
@@ -42,7 +30,7 @@ class _ResidualBlock(nn.Module):
         return x + torch.relu_(self.second(torch.relu_(self.first(x))))
 
 
-class DTFD(MILModel):
+class DTFD(ProjectedMIL):
     r"""Gated attention within pseudo-bags, then over what they distil.
 
     .. math::
@@ -84,8 +72,8 @@ class DTFD(MILModel):
     """
 
     architecture = "dtfd"
-    score_kind = "attention logit"
     pooling = "bag"
+    weigh = MILModel.weigh  # a tile's weight depends on more than the scores
 
     def __init__(
         self,
@@ -128,9 +116,9 @@ class DTFD(MILModel):
         self.residual_blocks = nn.Sequential(
             *(_ResidualBlock(hidden) for _ in range(residual_blocks))
         )
-        self.tile_attention = _GatedAttention(hidden, attention)
+        self.tile_attention = GatedAttention(hidden, attention)
         self.pseudo_bag_classifier = nn.Linear(hidden, self.num_logits)
-        self.distilled_attention = _GatedAttention(hidden, attention)
+        self.distilled_attention = GatedAttention(hidden, attention)
         self.classifier = nn.Linear(hidden, self.num_logits)
         self.dropout = nn.Dropout(dropout)
 
@@ -138,9 +126,9 @@ class DTFD(MILModel):
         """Descriptors (N, D) to h (N, hidden)."""
         return self.residual_blocks(torch.relu_(self.reduce(features)))  # type: ignore[no-any-return]
 
-    def score_tiles(self, features: Tensor, coords_level0: Tensor | None = None) -> Tensor:
-        """(N, D) to the first tier's attention logits (N, 1)."""
-        return self.tile_attention(self.project(features))  # type: ignore[no-any-return]
+    def score_projected(self, projected: Tensor) -> Tensor:
+        """H (N, hidden) to the first tier's attention logits (N, 1)."""
+        return self.tile_attention(projected)  # type: ignore[no-any-return]
 
     def pseudo_bags(self, count: int) -> tuple[Tensor, ...]:
         """Rows of a bag of ``count`` tiles in each pseudo-bag; sizes differ by one at most."""
@@ -156,25 +144,12 @@ class DTFD(MILModel):
         sums = torch.stack([torch.softmax(scores[b, 0], dim=0) @ projected[b] for b in bags])
         return self.pseudo_bag_classifier(self.dropout(sums))  # type: ignore[no-any-return]
 
-    def aggregate(
-        self, tile_scores: Tensor, features: Tensor | None, coords_level0: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Slide descriptor (hidden,) and the weight of every tile in it (N, 1)."""
-        assert features is not None
-        return self._pool(tile_scores, self.project(features))
-
-    def forward(self, features: Tensor, coords_level0: Tensor | None = None) -> MILOutput:
-        """See :meth:`MILModel.forward`."""
-        projected = self.project(self.check_bag(features))
-        tile_scores = self.tile_attention(projected)
-        slide_descriptor, attention = self._pool(tile_scores, projected)
-        return MILOutput(self.decide(slide_descriptor), tile_scores, attention, slide_descriptor)
-
     def decide(self, slide_descriptor: Tensor) -> Tensor:
         """The second tier's linear classifier: (hidden,) to (C,)."""
         return self.classifier(self.dropout(slide_descriptor))  # type: ignore[no-any-return]
 
-    def _pool(self, tile_scores: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+    def pool(self, tile_scores: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Slide descriptor (hidden,) and the weight of every tile in it (N, 1)."""
         bags = [bag.to(projected.device) for bag in self.pseudo_bags(len(projected))]
         shares, distilled = [], []
         for bag in bags:

@@ -11,7 +11,7 @@ __all__ = ["GatedAttention"]
 class GatedAttention(nn.Module):
     r"""Projections h (N, L) to logits (N, 1), :math:`w^T[\tanh(V h) \odot \sigma(U h)]`, biased."""
 
-    def __init__(self, in_features: int, hidden: int, dropout: float) -> None:
+    def __init__(self, in_features: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.V = nn.Linear(in_features, hidden)
         self.U = nn.Linear(in_features, hidden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class ProjectedMIL(MILModel):
     """
 
     score_kind = "attention logit"
-    pooling = "weighted-sum"
+    pooling: ClassVar[Literal["scores", "weighted-sum", "bag"]] = "weighted-sum"
 
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:
