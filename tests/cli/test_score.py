@@ -143,6 +143,7 @@ def test_progress_in_words():
     assert details(progress()) == "12.3 tiles/s, reading 25%, 1 min 35 s left, 2 failed"
     first = progress(tiles_per_s=None, eta_s=None, read_s=0.0, inference_s=0.0, failed=0)
     assert details(first) == ""
+    assert "1234 tiles/s" in details(progress(tiles_per_s=1234.4))
     assert [duration(s) for s in (0.4, 59.6, 7800)] == ["0 s", "1 min 0 s", "2 h 10 min"]
 
 
@@ -216,6 +217,19 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):
     assert "30/120 tiles, 12.3 tiles/s" in err
     assert "napari-wsi-xai: slide: float32" in err
     assert "100%" in err
+
+
+def test_every_magnification_has_a_bar_of_its_own(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    steps = [(0, 5, 40), (0, 40, 40), (1, 0, 96), (1, 96, 96), (2, 0, 12), (2, 12, 12)]
+    with ProgressDisplay("slide") as display:
+        for level, done, total in steps:
+            display.show(progress(level=level, levels=3, tiles_done=done, tiles_total=total))
+    printed = capsys.readouterr().err.split("\n")
+    last = [line.split("\r")[-1] for line in printed if "tiles" in line]
+    for line, count in zip(last, (40, 96, 12), strict=True):
+        assert "100%" in line
+        assert f"{count}/{count} tiles" in line
 
 
 def test_progress_elsewhere_is_a_line_now_and_then(monkeypatch, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_wsi_xai.errors import BadArgumentError, StoreError
+from napari_wsi_xai.errors import BadArgumentError, ModelError, StoreError
 from napari_wsi_xai.models import build_mil
 from napari_wsi_xai.runs import (
     FeatureBag,
@@ -127,3 +127,19 @@ def test_what_is_missing_is_named():
         run_from_bag(FeatureBag(bag.features, bag.coords_level0), head, ("a", "b"), (0.5, 0.5))
     with pytest.raises(BadArgumentError, match="neither"):
         write_feature_bag(bag, "x.csv")
+
+
+def test_heads_that_need_other_tiles_are_told_before_anything_is_written(tmp_path):
+    out = tmp_path / "a.wsixai.zarr"
+    for name in ("zoommil", "msmil"):
+        head = build_mil(name, 6, 2)
+        with pytest.raises(BadArgumentError, match=f"{name} head takes tiles of [23] magnificat"):
+            run_from_bag(made_bag(), head, ("a", "b"), (0.5, 0.5), out=out, name="slide")
+    side_by_side = build_mil("dsmil", 12, 2, num_magnifications=2)
+    with pytest.raises(ModelError, match="12"):
+        run_from_bag(made_bag(), side_by_side, ("a", "b"), (0.5, 0.5), out=out)
+    assert not out.exists()
+    concatenated = made_bag()
+    wide = np.concatenate([concatenated.features] * 2, axis=1)
+    both = FeatureBag(wide, concatenated.coords_level0, 448.0)
+    assert run_from_bag(both, side_by_side, ("a", "b"), (0.5, 0.5), out=out).result["complete"]

@@ -1,4 +1,4 @@
-"""Every state in which a kill can leave a store, while a file is written and between two."""
+"""What kills and failing disks leave of a store."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zarr.storage._local as local_storage
 
+from napari_wsi_xai.errors import StoreError, StoreMismatchError
 from napari_wsi_xai.models import EncoderSpec, Model, build_model
 from napari_wsi_xai.runs import Block, BlockResult, ResultStore, open_run, score
 
@@ -90,3 +91,64 @@ def test_failures_of_a_killed_session_are_not_told_once_the_block_went_well(tmp_
     assert store.blocks_done() == {Block(0, 0)}
     assert store.failures() == {}
     assert "0.0" not in store.group["failures"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, textured_slide) -> Path:
+    """A store of two magnifications."""
+    out = tmp_path_factory.mktemp("damaged") / "a.wsixai.zarr"
+    score(textured_slide, zooming(), out, **FAST).compute()
+    return out
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy.wsixai.zarr"))
+
+
+@pytest.mark.parametrize("content", [b"", b"half of it", None])
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("what", ["features", "maps/attention", "tissue/zarr.json", "zarr.json"])
+def test_damage_is_told_in_a_sentence_that_names_the_place(
+    finished, copied, textured_slide, what, level, content
+):
+    place = copied / "magnifications" / str(level)
+    target = place / what
+    if target.is_dir():  # any chunk in it
+        target = next(path for path in sorted(target.rglob("c/**/0")) if path.is_file())
+    if content is None:
+        target.unlink()
+    else:
+        target.write_bytes(content)
+    if content is None and what in ("features", "maps/attention"):  # not there is not done
+        run = score(textured_slide, zooming(), copied, **FAST).compute()
+        assert run.complete
+        assert files_of(copied) == files_of(finished)
+        return
+    with pytest.raises(StoreError, match=rf"magnifications.{level}.*damaged") as caught:
+        score(textured_slide, zooming(), copied, **FAST).compute()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_was_opened_is_never_taken_from_damage(copied, textured_slide):
+    """Without its chunk the selection reads as empty: other tiles than those read before."""
+    shutil.rmtree(copied / "magnifications" / "1" / "tissue" / "c")
+    with pytest.raises(StoreMismatchError, match=r"magnifications.1 .*selection of tissue"):
+        score(textured_slide, zooming(), copied, **FAST)
+
+
+def test_magnifications_that_changed_places_are_told(copied, textured_slide):
+    inner = copied / "magnifications"
+    (inner / "0").rename(inner / "x")
+    (inner / "1").rename(inner / "0")
+    (inner / "x").rename(inner / "1")
+    with pytest.raises(StoreMismatchError, match="another tile grid"):
+        score(textured_slide, zooming(), copied, **FAST)
+
+
+def test_a_tissue_that_was_lost_is_told(tmp_path, textured_slide):
+    out = tmp_path / "a.wsixai.zarr"
+    score(textured_slide, plain(), out, **FAST).compute()
+    shutil.rmtree(out / "tissue" / "c")
+    with pytest.raises(StoreError, match="damaged"):
+        score(textured_slide, plain(), out, **FAST)

@@ -137,6 +137,7 @@ def test_children_and_parents(parents, factor):
         ((0.5, 2.0), r"0\.5 / 2 = 0\.25"),
         ((1.0, 1.0), "1 / 1 = 1 is no whole number of at least 2"),
         ((8.0, 2.0, 0.6), r"2 / 0\.6 = 3\.33333"),
+        ((1e300, 1e-300), r"1e\+300 / 1e-300 = inf is no whole number"),
         ((), "above 0"),
         ((1.0, 0.0), "above 0"),
         ((float("nan"), 0.5), "above 0"),

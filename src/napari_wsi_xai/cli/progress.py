@@ -43,6 +43,7 @@ class ProgressDisplay:
         self.name = name
         self.unit = unit
         self._bar: Any = None
+        self._level = 0
         self._next_line = time.monotonic() + LINE_EVERY_S
 
     def __enter__(self) -> ProgressDisplay:
@@ -54,11 +55,18 @@ class ProgressDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def show(self, progress: Progress) -> None:
-        """Show an event of a run."""
+        """Show an event of a run; every magnification has a bar of its own, so none runs back."""
+        if progress.level != self._level:
+            self._level = progress.level
+            self._close()
         self.count(progress.tiles_done, progress.tiles_total, details(progress))
 
     def count(self, done: int, total: int, words: str = "") -> None:
@@ -99,7 +107,8 @@ def details(progress: Progress) -> str:
     if progress.mpp is not None:
         parts.append(f"{progress.mpp:g} um/px ({progress.level + 1} of {progress.levels})")
     if progress.tiles_per_s is not None:
-        parts.append(f"{progress.tiles_per_s:.3g} tiles/s")
+        digits = ".3g" if progress.tiles_per_s < 999.5 else ".0f"
+        parts.append(f"{progress.tiles_per_s:{digits}} tiles/s")
     busy = progress.read_s + progress.inference_s
     if busy > 0:
         parts.append(f"reading {progress.read_s / busy:.0%}")

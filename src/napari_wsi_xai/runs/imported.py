@@ -59,10 +59,12 @@ def run_from_bag(
     Raises
     ------
     BadArgumentError
-        There are no coordinates, or the tile size is not known.
+        There are no coordinates, the tile size is not known, or the head pools or zooms into
+        several magnifications.
     ModelError
         The descriptors do not fit the head.
     """
+    _require_head_for(bag, head, name)
     size = tile_size_level0 or bag.tile_size_level0
     if bag.coords_level0 is None or not size:
         missing = "coordinates" if bag.coords_level0 is None else "tile size (patch_size_level0)"
@@ -102,6 +104,18 @@ def run_from_bag(
     run.update_maps()
     run.save_maps()
     return run
+
+
+def _require_head_for(bag: FeatureBag, head: MILModel, name: str) -> None:
+    """Raise, before anything is written, where the head cannot take the bag."""
+    import torch
+
+    if head.num_magnifications > 1 and head.magnification_use != "concat":
+        raise BadArgumentError(
+            f"the {head.architecture} head takes tiles of {head.num_magnifications} "
+            f"magnifications, {name} has those of one: score the slide itself."
+        )
+    head.check_bag(torch.zeros(1, bag.features.shape[1]))
 
 
 def _cells(coords_level0: NDArray[np.int64], size: float) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -20,6 +21,7 @@ from napari_wsi_xai.runs.store_group import (
     StoreGroup,
     clear_unfinished,
     occupied,
+    reading,
     writing,
 )
 
@@ -77,6 +79,9 @@ class ResultStore(StoreGroup):
         if path is not None and occupied(path, BEGUN):
             store = cls.open(path, mode="r+")
             store.require(identity)
+            with reading(path):
+                if not np.array_equal(store.tissue, selected):
+                    raise ValueError("its tissue is not what it was begun with")
             clear_unfinished(path)
             return store
         with writing(path):
@@ -118,7 +123,8 @@ class ResultStore(StoreGroup):
     def features(self) -> zarr.Array[Any]:
         """(rows, cols, N) features."""
         if self._features is None:
-            array = self.group["features"]
+            with reading(self.path):
+                array = self.group["features"]
             assert isinstance(array, zarr.Array)
             self._features = array.with_config({"write_empty_chunks": True})
         return self._features
@@ -126,7 +132,8 @@ class ResultStore(StoreGroup):
     @property
     def tissue(self) -> NDArray[np.bool_]:
         """(rows, cols) bool, the selected tiles."""
-        return np.asarray(self.group["tissue"][:], dtype=bool)  # type: ignore[index]
+        with reading(self.path):
+            return np.asarray(self.group["tissue"][:], dtype=bool)  # type: ignore[index]
 
     def blocks_done(self) -> set[Block]:
         """Blocks whose chunk exists."""
@@ -146,7 +153,9 @@ class ResultStore(StoreGroup):
 
     def read_block(self, block: Block) -> NDArray[np.float32]:
         """Features of one block, (block rows, block cols, N) float32."""
-        return np.asarray(self.features[self._window(block)], dtype=np.float32)
+        window, chunk = self._window(block), f"features/c/{block.row}/{block.col}"
+        with reading(self.path / chunk if self.path else chunk):
+            return np.asarray(self.features[window], dtype=np.float32)
 
     def write_block(self, result: BlockResult) -> None:
         """Write a block's failures, then its chunk: the chunk is what makes it complete."""
@@ -209,13 +218,16 @@ class ResultStore(StoreGroup):
 
     def maps(self) -> dict[str, NDArray[np.float32]]:
         """All stored maps, ``"<method>/<class>"`` to (rows, cols) float32."""
-        found: dict[str, NDArray[np.float32]] = {}
-        if "maps" in self.group:
-            for method, classes in sorted(self.group["maps"].groups()):  # type: ignore[union-attr]
-                for label, group in sorted(classes.groups()):
-                    if "0" in group and group["0"].nchunks_initialized:  # else a kill cut it short
-                        found[f"{method}/{unquote(label)}"] = np.asarray(group["0"][:])
-        return found
+        with reading(self.path):
+            return dict(self._stored_maps())
+
+    def _stored_maps(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        if "maps" not in self.group:
+            return
+        for method, classes in sorted(self.group["maps"].groups()):  # type: ignore[union-attr]
+            for label, group in sorted(classes.groups()):
+                if "0" in group and group["0"].nchunks_initialized:  # else a kill cut it short
+                    yield f"{method}/{unquote(label)}", np.asarray(group["0"][:])
 
 
 def _ome_image(name: str, transform: LayerTransform) -> dict[str, Any]:

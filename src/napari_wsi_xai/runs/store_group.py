@@ -14,7 +14,7 @@ from zarr.storage import LocalStore
 
 from napari_wsi_xai.errors import StoreError, StoreMismatchError
 
-__all__ = ["KEY", "StoreGroup", "clear_unfinished", "kind_of", "occupied", "writing"]
+__all__ = ["KEY", "StoreGroup", "clear_unfinished", "kind_of", "occupied", "reading", "writing"]
 
 KEY = "napari_wsi_xai"
 
@@ -76,6 +76,8 @@ class StoreGroup:
                 f"{path} has schema {schema!r}, this version reads {cls.SCHEMA}: update "
                 "napari-wsi-xai."
             )
+        with reading(path):
+            attributes["identity"]
         return cls(group, path)
 
     @property
@@ -126,8 +128,24 @@ def _opened(path: Path, mode: Literal["r", "r+"]) -> tuple[zarr.Group, Mapping[s
         group = zarr.open_group(LocalStore(path, read_only=mode == "r"), mode=mode)
         attributes = group.attrs[KEY]
     except (FileNotFoundError, KeyError, ValueError, TypeError, OSError) as error:
-        raise StoreError(f"{path} is not a result store of napari-wsi-xai.") from error
+        raise StoreError(
+            f"{path} is not a result store of napari-wsi-xai, or a damaged one: choose another."
+        ) from error
     return group, attributes if isinstance(attributes, Mapping) else {}
+
+
+@contextmanager
+def reading(place: Path | str | None) -> Iterator[None]:
+    """Turn errors of a read of what a store must hold into one sentence with the remedy."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise StoreError(
+            f"{place} is damaged ({reason}): delete it and score the slide again."
+        ) from error
 
 
 @contextmanager

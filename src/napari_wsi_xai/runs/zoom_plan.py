@@ -76,7 +76,10 @@ class ZoomPlan:
 
     def resume(self, store: MagnificationStore) -> list[Run]:
         """Runs over what an earlier session has begun."""
-        return [self._run(begun, level) for level, begun in enumerate(store.levels("r+"))]
+        begun = store.levels("r+")
+        for level, one in enumerate(begun):  # its tissue says what was opened, so it must be whole
+            one.require(self.inputs.identity(self.grids[level], one.tissue))
+        return [self._run(one, level) for level, one in enumerate(begun)]
 
     def _run(self, store: ResultStore, level: int) -> Run:
         require_settled(store, self.inputs.options)

@@ -18,6 +18,9 @@ __all__ = ["children_of", "mpp_ratios", "nested_grids", "parents_of"]
 
 _SLACK = 1e-6
 
+_MOST = 10_000
+"""No ratio of two mpps can be larger: tiles are cut at 0.01 to 100 um/px."""
+
 
 def mpp_ratios(mpps: Sequence[float]) -> tuple[int, ...]:
     """How many times finer each magnification is than the one before it.
@@ -36,7 +39,7 @@ def mpp_ratios(mpps: Sequence[float]) -> tuple[int, ...]:
         raise BadArgumentError(f"mpps={tuple(mpps)} must be one or more numbers above 0.")
     ratios = []
     for coarse, fine in pairwise(mpps):
-        whole = round(coarse / fine)
+        whole = round(min(coarse / fine, _MOST))
         if whole < 2 or abs(coarse / fine - whole) > _SLACK * whole:
             raise BadArgumentError(
                 f"mpps={', '.join(f'{mpp:g}' for mpp in mpps)}: {coarse:g} / {fine:g} = "
