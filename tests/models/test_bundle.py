@@ -109,6 +109,19 @@ def test_one_magnification_is_hashed_and_written_as_ever():
     assert replace(model, mpps=(1.0,)).content_hash == model.content_hash
 
 
+def test_arguments_that_came_later_do_not_change_earlier_hashes(tmp_path):
+    """Bundles and stores made before CHOWDER had a tile perceptron and WELDON's pooling."""
+    earlier = {"in_features", "num_classes", "single_logit", "n_extreme", "hidden", "dropout"}
+    arguments = model_config(trained_model("chowder"))["mil"]["arguments"]
+    assert set(arguments) == earlier | {"order"}
+    for options in ({"score_hidden": (5,)}, {"weldon": (2, 1)}):
+        model = build_model(trained_model().encoder, "chowder", **options)
+        assert set(options) <= set(model_config(model)["mil"]["arguments"])
+        again = load_model(save_model(model, tmp_path / f"{next(iter(options))}.safetensors"))
+        assert again.mil.arguments == model.mil.arguments
+        assert again.content_hash == model.content_hash
+
+
 def test_magnifications_that_do_not_fit():
     with pytest.raises(BadArgumentError, match=r"zoommil head looks at 3 magn.*0\.5 states 1"):
         several(0.5)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import namedtuple
 
 import h5py
 import numpy as np
@@ -143,3 +144,12 @@ def test_heads_that_need_other_tiles_are_told_before_anything_is_written(tmp_pat
     wide = np.concatenate([concatenated.features] * 2, axis=1)
     both = FeatureBag(wide, concatenated.coords_level0, 448.0)
     assert run_from_bag(both, side_by_side, ("a", "b"), (0.5, 0.5), out=out).result["complete"]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".pt"])
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, suffix):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 1000))
+    with pytest.raises(StoreError, match="no space left"):
+        write_feature_bag(made_bag(), tmp_path / f"slide{suffix}")
+    assert list(tmp_path.iterdir()) == []

@@ -20,6 +20,10 @@ from napari_wsi_xai.models.tensor_files import hash_bytes, hash_tensors
 
 __all__ = ["Model", "build_model", "load_model", "save_model"]
 
+_LATER: dict[str, dict[str, Any]] = {"chowder": {"score_hidden": [], "weldon": None}}
+"""Arguments that came after the first bundles, and values that leave a head as it was before:
+left out of what is hashed and written, so that earlier bundles and stores stay valid."""
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -185,8 +189,14 @@ def _seeded_head(
 
 def model_config(model: Model) -> dict[str, Any]:
     """What decides a model's numbers besides its tensors, JSON-able."""
+    architecture, later = model.mil.architecture, _LATER.get(model.mil.architecture, {})
+    arguments = {
+        name: value
+        for name, value in model.mil.arguments.items()
+        if name not in later or value != later[name]
+    }
     return {
-        "mil": {"architecture": model.mil.architecture, "arguments": model.mil.arguments},
+        "mil": {"architecture": architecture, "arguments": arguments},
         "tile_px": model.tile_px,
         "mpp": model.mpp,
         "classes": list(model.classes),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from napari_wsi_xai.runs.run import Run
 from napari_wsi_xai.runs.store_group import writing
 
 __all__ = ["FeatureBag", "read_feature_bag", "write_feature_bag"]
+
+AROUND_BYTES = 65536
+"""Most that a feature file holds besides features and coordinates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +80,28 @@ def write_feature_bag(bag: FeatureBag, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
+    if path.suffix not in (".h5", ".pt"):
+        raise BadArgumentError(f"{path.name} ends neither in .h5 nor in .pt: choose one.")
     with writing(path):
-        if path.suffix == ".h5":
-            _write_h5(bag, partial)
-        elif path.suffix == ".pt":
-            import torch
+        _require_room(bag, path.absolute().parent)
+        try:
+            if path.suffix == ".h5":
+                _write_h5(bag, partial)
+            else:
+                import torch
 
-            torch.save(torch.from_numpy(np.ascontiguousarray(bag.features)), partial)
-        else:
-            raise BadArgumentError(f"{path.name} ends neither in .h5 nor in .pt: choose one.")
-        partial.replace(path)
+                torch.save(torch.from_numpy(np.ascontiguousarray(bag.features)), partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     return path
+
+
+def _require_room(bag: FeatureBag, folder: Path) -> None:
+    """Raise where the disk is too full: HDF5 ends the process when it cannot close a file."""
+    coords = 0 if bag.coords_level0 is None else bag.coords_level0.nbytes
+    if shutil.disk_usage(folder).free < bag.features.nbytes + coords + AROUND_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write_h5(bag: FeatureBag, path: Path) -> None:
