@@ -84,6 +84,14 @@ def test_a_failed_coarse_tile_is_never_opened(monkeypatch, textured_slide):
     np.testing.assert_allclose(runs[0].result["logits"], runs[1].result["logits"], rtol=1e-5)
 
 
+def test_children_that_were_never_read_are_not_passed_over(textured_slide):
+    run = score(textured_slide, several("zoommil"), **FAST).compute()
+    read = np.argwhere(run.levels[1].tissue)
+    run.levels[1].tissue[tuple(read[0])] = False
+    with pytest.raises(RunError, match="other tiles than the head opens here"):
+        run.update_maps()
+
+
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("mpp", MPPS)
 def test_where_no_tile_of_a_magnification_can_be_used(monkeypatch, textured_slide, head, mpp):

@@ -51,3 +51,15 @@ def test_finer_tiles_are_interpolated_linearly():
     fine = resample_tiles(ramp[None], (40.0, 40.0), 64)[0]
     centres = np.clip((np.arange(64) + 0.5) * 40 / 64 - 0.5, 0, 39)
     assert np.abs(fine[:, 5, 0] - centres * 4).max() <= 0.51
+
+
+def test_a_tile_far_coarser_than_its_level_is_averaged_strip_by_strip():
+    """Wider than one strip, at a ratio that is no whole number."""
+    height, width, extent = 60, 4500, (59.5, 4499.25)
+    tile = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    rows, cols = (
+        area_weights(n, e, 9).astype(float) for n, e in zip((height, width), extent, strict=True)
+    )
+    expected = np.einsum("th,hwc,sw->tsc", rows, tile.astype(float), cols)
+    result = resample_tiles(tile[None], extent, 9)[0]
+    np.testing.assert_allclose(result, expected, atol=0.501)

@@ -115,6 +115,7 @@ def _walk(head: ZoomMIL, levels: Sequence[Run], ratios: Sequence[int]) -> list[_
     seen: list[_Seen] = []
     index = levels[0].grid.indices(levels[0].tissue)
     for level, run in enumerate(levels):
+        _require_read(run, index)
         index, bag = _usable(run, index)
         if not len(index):
             break
@@ -133,6 +134,16 @@ def _usable(run: Run, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDAr
     if run.complete:
         _require_any(run, int(usable.sum()))
     return index[usable], bag[usable]
+
+
+def _require_read(run: Run, index: NDArray[np.int64]) -> None:
+    """Raise where the head opens tiles now that it did not open when their children were read."""
+    if not run.tissue[tuple(index.T)].all():
+        raise RunError(
+            f"{run.path or run.name} was begun with other tiles than the head opens here, as "
+            "happens where scores are equal and another machine rounds them differently: delete it "
+            "and score the slide again."
+        )
 
 
 def _require_any(run: Run, usable: int) -> None:

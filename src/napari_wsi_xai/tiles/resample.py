@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 __all__ = ["area_weights", "resample_tiles"]
 
+STRIP_PX = 2048
+"""Columns turned into floats at once: a tile far coarser than its level has many."""
+
 
 @lru_cache(maxsize=32)
 def area_weights(source_px: int, extent: float, target_px: int) -> NDArray[np.float32]:
@@ -51,7 +54,10 @@ def resample_tiles(
     cols = area_weights(width, extent[1], tile_px)
     result = np.empty((count, tile_px, tile_px, 3), dtype=np.uint8)
     for i, tile in enumerate(tiles):  # one tile at a time keeps the float copy in cache
-        tall = rows @ tile.reshape(height, -1).astype(np.float32)
+        strips = [tile[:, start : start + STRIP_PX] for start in range(0, width, STRIP_PX)]
+        tall = np.concatenate(
+            [rows @ strip.reshape(height, -1).astype(np.float32) for strip in strips], axis=1
+        )
         wide = tall.reshape(tile_px, width, 3).transpose(0, 2, 1) @ cols.T
         result[i] = np.rint(wide).transpose(0, 2, 1)
     return result
