@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import tifffile
 
 from napari_wsi_xai.errors import UnsupportedSlideError
-from napari_wsi_xai.slides import open_slide
+from napari_wsi_xai.slides import open_slide, tiff_tiles
 from napari_wsi_xai.slides.tiff_tiles import TileCache
 
 
@@ -236,3 +237,16 @@ def test_cache_drops_the_longest_unused() -> None:
     cache.put((1, 0), np.zeros((100, 100, 3), np.uint8))
     assert cache.get((1, 0)) is not None, "one tile stays, however large"
     assert cache.get((0, 3)) is None
+
+
+def test_a_file_is_closed_also_where_the_interpreter_ends_first(tmp_path, monkeypatch):
+    """Modules have lost their names by then."""
+    (tmp_path / "a").write_bytes(b"pixels")
+    file = tiff_tiles._File(tmp_path / "a")
+    descriptor = file._descriptor
+    with monkeypatch.context() as patch:
+        patch.setattr(tiff_tiles, "os", None)
+        file.__del__()
+    del file._descriptor
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

@@ -71,7 +71,8 @@ def test_magnifications_side_by_side_are_told_by_their_mpps(golden):
     model = bundle_checkpoint(state, ENCODER, ("a", "b"), 64, (2.0, 0.5))
     assert (model.mil.num_magnifications, model.mil.in_features) == (2, 2 * LENGTH)
     assert model.mpps == (2.0, 0.5)
-    with pytest.raises(BadArgumentError, match="2 magnifications side by side"):
+    words = r"takes \d+ \(\d+ for each of 2 magnifications side by side"
+    with pytest.raises(BadArgumentError, match=words):
         bundle_checkpoint(state, "small-8-20", ("a", "b"), 64, (2.0, 0.5))
 
 

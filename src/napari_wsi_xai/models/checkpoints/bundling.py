@@ -101,7 +101,7 @@ def _require_length(encoder: Encoder, head: MILModel) -> None:
     if encoder.dim * several == head.in_features:
         return
     wanted, odd = divmod(head.in_features, several)
-    each = f" ({several} magnifications side by side)" if several > 1 else ""
+    each = f" ({wanted} for each of {several} magnifications side by side)" if several > 1 else ""
     fitting = () if odd else encoders_of_length(wanted)
     known = f"; {wanted} have {', '.join(fitting)} and others" if fitting else ""
     raise BadArgumentError(
