@@ -32,7 +32,7 @@ MPPS = (8.0, 4.0, 1.0)
 
 TILE_PX = 256
 EXHAUSTIVE = ("abmil-gated", "clam-sb", "dsmil", "transmil", "sparseconvmil")
-OPENED = {"zoommil": 12, "zoommil-eff": 2}
+OPENED = {"zoommil": 12, "zoommil-eff": 1}
 
 
 def slide_of(folder: Path, side: int) -> Path:

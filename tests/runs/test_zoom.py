@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shapely import box
 
 from napari_wsi_xai.errors import BadArgumentError, RunError, StoreError, StoreMismatchError
 from napari_wsi_xai.geometry import Region
@@ -171,6 +172,19 @@ def test_the_account_of_what_was_read(finished, whole):
     result = finished.result
     assert (result["tiles_used"], result["tiles_total"]) == (coarse + 60, coarse + 60)
     assert result["complete"] is True
+
+
+def test_tissue_that_no_magnification_looks_at_is_counted(textured_slide, model, tmp_path):
+    """A bar of tissue half in a coarse tile that is full enough and half in one that is not."""
+    edge = 32 * 4.0 / 0.5  # of a coarse tile, level-0 pixels
+    bar = box(edge, edge / 2, edge * 2.1, edge * 1.5)
+    mostly = score(textured_slide, model, tmp_path / "a.zarr", tissue=[bar], min_tissue=0.25)
+    assert mostly.levels[0].tissue.sum() == 2
+    assert mostly.trace.tissue_left_out == pytest.approx(0.1 / 1.1, abs=0.02)
+    assert open_run(tmp_path / "a.zarr").trace == mostly.trace
+    everything = score(textured_slide, model, tissue=[bar], min_tissue=0.01)
+    assert everything.levels[0].tissue.sum() == 4
+    assert everything.trace.tissue_left_out == 0
 
 
 def test_progress_tells_magnification_and_what_may_follow(textured_slide, model):

@@ -95,6 +95,14 @@ def test_a_zooming_head_says_what_it_read_opened_and_never_saw() -> None:
     assert all(explanation for _, explanation in lines)
 
 
+def test_tissue_in_thin_coarse_tiles_is_told() -> None:
+    lines = trace_lines(make_zoom_snapshot(tissue_left_out=0.09))
+    (told,) = [text for text, _ in lines if "not looked at" in text]
+    assert told == "9 % of the tissue was not looked at at all"
+    whole = trace_lines(make_zoom_snapshot(tissue_left_out=0.004))
+    assert not any("not looked at" in text for text, _ in whole)
+
+
 def test_nothing_is_called_never_read_before_the_end() -> None:
     lines = trace_lines(make_zoom_snapshot(2, complete=False))
     assert [text.split()[0] for text, _ in lines] == ["Read", "Opened", "Colours:"]

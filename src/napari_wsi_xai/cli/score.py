@@ -54,6 +54,9 @@ StoreFolderOption = Annotated[
     typer.Option("--out", metavar="DIR", help="Folder for the results, one NAME.wsixai.zarr each."),
 ]
 
+NOTABLE = 0.005
+"""A share of tissue that is not looked at is told from half a per cent on."""
+
 
 @dataclass
 class Outcome:
@@ -92,6 +95,8 @@ class Outcome:
         if self.trace is not None:
             share, most = self.trace["share"], self.trace["tiles"]
             tiles = f"{self.trace['read']} of {most} tiles read ({share:.1%}){failed}"
+            if (outside := self.trace["tissue_left_out"]) >= NOTABLE:
+                tiles += f"; {outside:.0%} of the tissue not looked at, see --min-tissue"
         return f"{self.slide}: {chances}; {tiles} -> {self.store}{before}"
 
 
@@ -133,7 +138,11 @@ def score(
     ] = "auto",
     min_tissue: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Smallest share of a tile that must be tissue, 0 to 1."),
+        typer.Option(
+            metavar="SHARE",
+            help="Smallest share of a tile that must be tissue, 0 to 1; of a tile at the lowest "
+            "magnification, where there are several.",
+        ),
     ] = None,
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",

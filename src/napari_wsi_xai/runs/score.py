@@ -150,7 +150,8 @@ def _begin_zoom(
     head = inputs.model.mil
     whole = exhaustive or head.magnification_use != "zoom"
     plan = ZoomPlan(inputs, grids, found.selected, whole)
-    store = MagnificationStore.create_or_resume(path, plan.identity, inputs.provenance())
+    about = {**inputs.provenance(), "tissue_left_out": round(found.left_out, 6)}
+    store = MagnificationStore.create_or_resume(path, plan.identity, about)
     return ZoomRun(store, plan, head, inputs.slide)
 
 

@@ -56,11 +56,15 @@ class ZoomTrace:
         Whether every tile of every magnification is read.
     left_out
         Tiles that were read but not used because a coarser tile around them failed.
+    tissue_left_out
+        Share of the tissue's area, 0 to 1, in coarsest tiles with less tissue than the minimum: it
+        is not looked at, at any magnification.
     """
 
     levels: tuple[LevelTrace, ...]
     exhaustive: bool
     left_out: int = 0
+    tissue_left_out: float = 0.0
 
     @property
     def tiles(self) -> int:
@@ -85,6 +89,7 @@ class ZoomTrace:
             "levels": levels,
             "exhaustive": self.exhaustive,
             "left_out": self.left_out,
+            "tissue_left_out": self.tissue_left_out,
             **totals,
         }
 
@@ -95,4 +100,5 @@ class ZoomTrace:
             LevelTrace(**{key: value for key, value in level.items() if key != "share"})
             for level in values["levels"]
         )
-        return cls(tuple(levels), bool(values["exhaustive"]), int(values["left_out"]))
+        outside = float(values.get("tissue_left_out", 0.0))
+        return cls(tuple(levels), bool(values["exhaustive"]), int(values["left_out"]), outside)

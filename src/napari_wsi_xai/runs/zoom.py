@@ -106,7 +106,9 @@ class ZoomRun(SlideRun):
         if stored is not None:
             return ZoomTrace.from_dict(stored)
         levels = tuple(self._trace_of(number) for number in range(len(self.mpps)))
-        return ZoomTrace(levels, self.exhaustive, self._decision.left_out if self._decision else 0)
+        left_out = self._decision.left_out if self._decision else 0
+        outside = float(self.store.attributes.get("tissue_left_out", 0.0))
+        return ZoomTrace(levels, self.exhaustive, left_out, outside)
 
     def _trace_of(self, number: int) -> LevelTrace:
         coarsest = self.levels[0].total if self.levels else 0

@@ -121,6 +121,12 @@ class Tissue:
     selected: NDArray[np.bool_]
 
     @property
+    def left_out(self) -> float:
+        """Share of the tissue's area that lies in tiles with too little of it, 0 to 1."""
+        whole = float(self.fraction.sum())
+        return float(self.fraction[~self.selected].sum()) / whole if whole else 0.0
+
+    @property
     def digest(self) -> str:
         """Hash of the selection; two runs with the same one have the same bag."""
         header = repr(self.selected.shape).encode()

@@ -120,6 +120,8 @@ class ZoomSnapshot:
         The opened tiles: see :func:`~napari_wsi_xai.viewer.zoom_frames.frame_opened`.
     probabilities, complete, trained
         As in :class:`~napari_wsi_xai.viewer.snapshot.Snapshot`.
+    tissue_left_out
+        Share of the tissue, 0 to 1, that no magnification looks at.
     """
 
     levels: tuple[LevelState, ...]
@@ -129,6 +131,7 @@ class ZoomSnapshot:
     probabilities: dict[str, float]
     complete: bool
     trained: bool = True
+    tissue_left_out: float = 0.0
 
     @classmethod
     def of(cls, run: ZoomRun) -> ZoomSnapshot:
@@ -144,6 +147,7 @@ class ZoomSnapshot:
             probabilities={name: float(p) for name, p in run.probabilities.items()},
             complete=run.complete,
             trained=bool(run.store.attributes["model"].get("trained", True)),
+            tissue_left_out=run.trace.tissue_left_out,
         )
 
     @property

@@ -39,7 +39,7 @@ class ZoomMIL(MILModel):
     tiles; in evaluation it is hard. Of equal scores the earlier tile is opened.
 
     A bag of magnification m + 1 holds the r children of tile j of bag m at rows j r .. j r + r - 1.
-    What the paper calls ZoomMIL-Eff is this head with fewer opened tiles (here ``k_sample=2``); the
+    What the paper calls ZoomMIL-Eff is this head with fewer opened tiles (here ``k_sample=1``); the
     published code has no class of its own for it.
 
     Parameters

@@ -16,6 +16,9 @@ __all__ = ["duration", "note_text", "progress_text", "result_html", "trace_lines
 
 BAR_CHARACTERS = 36
 
+NOTABLE = 0.005
+"""A share of tissue that is not looked at is told from half a per cent on."""
+
 UNTRAINED = "Untrained model: these numbers are random and mean nothing."
 
 
@@ -127,6 +130,14 @@ def trace_lines(snapshot: ZoomSnapshot) -> list[tuple[str, str]]:
                 f"{magnification(finest.mpp)} was never read",
                 "Nothing in this tissue could change the result at this magnification: it lies "
                 "outside the opened tiles,\nand was seen at coarser magnifications only.",
+            )
+        )
+    if snapshot.tissue_left_out >= NOTABLE:
+        lines.append(
+            (
+                f"{percent(snapshot.tissue_left_out)} of the tissue was not looked at at all",
+                "It lies in tiles of the lowest magnification that hold less tissue than Minimum "
+                "tissue (More options).\nA smaller minimum includes it.",
             )
         )
     if any(level.attention is not None for level in snapshot.levels):
