@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ENCODER_LENGTHS", "encoders_of_length"]
+__all__ = ["ENCODER_LENGTHS", "encoders_of_length", "known_length"]
 
 ENCODER_LENGTHS = {
     "resnet18": 512,
@@ -20,6 +20,11 @@ ENCODER_LENGTHS = {
     "inception_v3": 2048,
 }
 """Length of the descriptor by the encoder's name; a selection."""
+
+
+def known_length(encoder: str) -> int | None:
+    """Length of a network's descriptor, where the name is one of those known here."""
+    return ENCODER_LENGTHS.get(encoder.strip().lower())
 
 
 def encoders_of_length(length: int) -> tuple[str, ...]:

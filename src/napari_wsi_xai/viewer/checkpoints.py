@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_wsi_xai.errors import BadArgumentError, WsiXaiError
+from napari_wsi_xai.models.encoder_lengths import encoders_of_length, known_length
 from napari_wsi_xai.viewer.drain import Failed
-from napari_wsi_xai.viewer.head_options import (
-    ARCHITECTURE_NAMES,
-    encoders_of_length,
-    known_length,
-)
+from napari_wsi_xai.viewer.head_options import ARCHITECTURE_NAMES
 
 if TYPE_CHECKING:
     from napari_wsi_xai.models.checkpoints import CheckpointFacts

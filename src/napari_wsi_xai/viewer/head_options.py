@@ -13,8 +13,6 @@ __all__ = [
     "HEAD_OPTIONS",
     "OVER_MAGNIFICATIONS",
     "HeadOption",
-    "encoders_of_length",
-    "known_length",
 ]
 
 ARCHITECTURE_NAMES = {
@@ -43,21 +41,6 @@ HEADS = tuple(ARCHITECTURE_NAMES)
 
 OVER_MAGNIFICATIONS = frozenset(("zoommil", "msmil"))
 """Heads that look at a slide at several magnifications, always."""
-
-LENGTHS = {
-    "resnet18": 512,
-    "resnet34": 512,
-    "squeezenet1_1": 512,
-    "densenet121": 1024,
-    "googlenet": 1024,
-    "convnext_base": 1024,
-    "swin_t": 768,
-    "convnext_tiny": 768,
-    "vit_b_16": 768,
-    "resnet50": 2048,
-    "inception_v3": 2048,
-}
-"""Length of the descriptor of networks that people know by name."""
 
 
 @dataclass(frozen=True)
@@ -155,13 +138,3 @@ HEAD_OPTIONS: dict[str, tuple[HeadOption, ...]] = {
     "dtfd": (_DISTILLATION, _GROUPS),
 }
 """Options by architecture; most have none."""
-
-
-def known_length(encoder: str) -> int | None:
-    """Length of a network's descriptor, where the name is one of those known here."""
-    return LENGTHS.get(encoder.strip().lower())
-
-
-def encoders_of_length(length: int) -> tuple[str, ...]:
-    """Known networks whose descriptor has this length."""
-    return tuple(name for name, known in LENGTHS.items() if known == length)
