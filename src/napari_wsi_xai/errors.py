@@ -18,6 +18,7 @@
     ├── RunError                a run cannot give a result
     ├── StoreError              a result store cannot be read or written
     │   └── StoreMismatchError      it holds results of another slide, model or grid
+    ├── CohortError             the slides to train on are not as they must be
     ├── MissingExtraError       an optional dependency is not installed
     └── BadArgumentError        an argument's value is out of its limits
 
@@ -29,6 +30,7 @@ __all__ = [
     "AnnotationError",
     "BadArgumentError",
     "CheckpointError",
+    "CohortError",
     "GridError",
     "MissingExtraError",
     "MissingMppError",
@@ -114,6 +116,10 @@ class StoreError(WsiXaiError):
 
 class StoreMismatchError(StoreError):
     """A result store holds results of another slide, model or grid."""
+
+
+class CohortError(WsiXaiError):
+    """Slides to train on, their labels, splits or features are not as they must be."""
 
 
 class MissingExtraError(WsiXaiError, ImportError):

@@ -1,0 +1,58 @@
+"""Training on slide labels: cohorts, splits, bags, losses, cross-validation.
+
+Names are imported on first use, because PyTorch and Lightning take seconds to load.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_wsi_xai.training.bags import Bag, BagDataset, read_bag
+    from napari_wsi_xai.training.cohort import Case, Cohort, read_cohort
+    from napari_wsi_xai.training.metrics import Estimate, Metrics, classification_metrics
+    from napari_wsi_xai.training.splits import (
+        Split,
+        check_patients,
+        given,
+        hold_out,
+        k_fold,
+        repeated,
+    )
+
+__all__ = [
+    "Bag",
+    "BagDataset",
+    "Case",
+    "Cohort",
+    "Estimate",
+    "Metrics",
+    "Split",
+    "check_patients",
+    "classification_metrics",
+    "given",
+    "hold_out",
+    "k_fold",
+    "read_bag",
+    "read_cohort",
+    "repeated",
+]
+
+_HOMES = {
+    "bags": ("Bag", "BagDataset", "read_bag"),
+    "cohort": ("Case", "Cohort", "read_cohort"),
+    "metrics": ("Estimate", "Metrics", "classification_metrics"),
+    "splits": ("Split", "check_patients", "given", "hold_out", "k_fold", "repeated"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
