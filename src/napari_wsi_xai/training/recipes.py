@@ -1,0 +1,340 @@
+"""How each head is trained: its authors' settings, each of which can be overridden."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from napari_wsi_xai.errors import BadArgumentError, MissingExtraError
+from napari_wsi_xai.models.mil import MIL_ARCHITECTURES
+from napari_wsi_xai.training.losses import loss_options
+from napari_wsi_xai.training.recipe_values import check_recipe, value_like
+from napari_wsi_xai.training.schedules import SCHEDULES
+
+__all__ = ["AUTHORS", "MONITORS", "Recipe", "read_recipe", "recipe_for", "write_recipe"]
+
+MONITORS = {
+    "val_loss": -1,
+    "val_auc": 1,
+    "val_accuracy": 1,
+    "val_weighted_f1": 1,
+    "train_loss": -1,
+}
+"""What tells which epoch was best, and whether more of it is better."""
+
+CHOICES = {
+    "optimizer": ("adam", "adamw", "sgd", "radam"),
+    "schedule": SCHEDULES,
+    "class_balance": ("none", "weighted", "sampler"),
+    "init": ("default", "orthogonal"),
+    "precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "monitor": tuple(MONITORS),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training; every one decides the resulting weights.
+
+    Attributes
+    ----------
+    architecture
+        A key of ``MIL_ARCHITECTURES``.
+    optimizer, lr, betas, momentum, weight_decay
+        ``"adam"``, ``"adamw"``, ``"sgd"`` or ``"radam"``; ``betas`` for all but SGD, which takes
+        ``momentum``.
+    lookahead
+        Steps after which slow weights follow the fast ones halfway (Zhang et al. 2019); 0: never.
+    accumulate
+        Bags of one step.
+    clip
+        Largest norm of a gradient, or None.
+    epochs
+        Most passes over the training slides.
+    patience, least_epochs
+        Stop when ``monitor`` has not become better for ``patience`` epochs, not before epoch
+        ``least_epochs``; None: never.
+    monitor
+        A key of :data:`MONITORS`: the epoch with the best is kept.
+    schedule, lr_end, lr_factor, lr_patience, milestones
+        See :func:`~napari_wsi_xai.training.schedules.learning_rate`.
+    class_balance
+        ``"weighted"``: classes with few slides weigh more in the loss; ``"sampler"``: their slides
+        are drawn more often; ``"none"``.
+    most_tiles
+        Tiles of a slide that an epoch draws; None for all.
+    init
+        ``"orthogonal"`` weights and zero biases, or what the layers do by default.
+    seed
+        Of weights, order, drawn tiles and dropout.
+    precision
+        As Lightning names it; the mixed ones are for GPUs.
+    head, loss
+        Arguments of the architecture, and weights of the parts of its loss.
+    """
+
+    architecture: str
+    optimizer: str = "adam"
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    lookahead: int = 0
+    accumulate: int = 1
+    clip: float | None = None
+    epochs: int = 20
+    patience: int | None = None
+    least_epochs: int = 0
+    monitor: str = "val_loss"
+    schedule: str = "none"
+    lr_end: float = 0.0
+    lr_factor: float = 0.1
+    lr_patience: int = 5
+    milestones: tuple[int, ...] = ()
+    class_balance: str = "none"
+    most_tiles: int | None = None
+    init: str = "default"
+    seed: int = 0
+    precision: str = "32-true"
+    head: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_recipe(self, CHOICES)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; :func:`recipe_for` takes it back."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+
+
+def _recipe(**values: Any) -> dict[str, Any]:
+    return values
+
+
+_ILSE = _recipe(lr=5e-4, betas=(0.9, 0.999), weight_decay=1e-4, epochs=20)
+_CLAM = _recipe(lr=1e-4, weight_decay=1e-5, epochs=200, patience=20, least_epochs=50)
+
+AUTHORS: dict[str, dict[str, Any]] = {
+    "mean": _ILSE,
+    "max": _ILSE,
+    "mil-sil": _ILSE,
+    "abmil": _ILSE,
+    "abmil-gated": _ILSE,
+    "chowder": _recipe(lr=1e-3, weight_decay=0.0, accumulate=10, epochs=30),
+    "clam-sb": _CLAM,
+    "clam-mb": _CLAM,
+    "mil-fc": _CLAM,
+    "dsmil": _recipe(
+        lr=1e-4,
+        betas=(0.5, 0.9),
+        weight_decay=1e-3,
+        epochs=50,
+        patience=10,
+        monitor="val_auc",
+        schedule="cosine",
+        lr_end=5e-6,
+        init="orthogonal",
+    ),
+    "transmil": _recipe(
+        optimizer="radam",
+        lookahead=6,
+        lr=2e-4,
+        weight_decay=1e-5,
+        accumulate=2,
+        epochs=200,
+        patience=10,
+    ),
+    "sparseconvmil": _recipe(lr=2e-3, weight_decay=1e-6, accumulate=2, epochs=200),
+    "msmil": _recipe(optimizer="sgd", lr=1e-4, weight_decay=0.0, epochs=5, most_tiles=100),
+    "zoommil": _recipe(
+        lr=1e-4,
+        weight_decay=0.0,
+        epochs=100,
+        monitor="val_weighted_f1",
+        schedule="plateau",
+        lr_factor=0.8,
+        lr_patience=5,
+        class_balance="sampler",
+        head={"dropout": 0.25},
+    ),
+    "xmil-attnmil": _recipe(
+        optimizer="sgd",
+        lr=2e-3,
+        weight_decay=0.0,
+        accumulate=32,
+        epochs=1000,
+        most_tiles=2048,
+        monitor="val_auc",
+    ),
+    "xmil-transmil": _recipe(
+        optimizer="sgd",
+        lr=2e-4,
+        weight_decay=0.0,
+        accumulate=5,
+        epochs=200,
+        monitor="val_auc",
+        head={"dropout": 0.5, "class_dropout": 0.5},
+    ),
+    "dtfd": _recipe(
+        lr=1e-4,
+        weight_decay=1e-4,
+        clip=5.0,
+        epochs=200,
+        monitor="val_auc",
+        schedule="steps",
+        milestones=(100,),
+        lr_factor=0.2,
+    ),
+}
+"""What the authors' training codes do by default; where they are silent, :class:`Recipe` does.
+
+- abmil: AMLab-Amsterdam/AttentionDeepMIL. ``mean``, ``max`` and ``mil-sil`` have no published
+  code and are trained as ABMIL is.
+- chowder: the implementations that follow the paper; their penalty on what scores the tiles has
+  no agreed strength, so ``score_l2`` is 0. Ten slides a step.
+- clam-sb, clam-mb, mil-fc: mahmoodlab/CLAM.
+- dsmil: binli123/dsmil-wsi. transmil: szc19990412/TransMIL, which uses half precision on a GPU.
+- sparseconvmil: MarvinLer/SparseConvMIL; it draws 5 tiles a slide for its demonstration, here all
+  are taken.
+- msmil: takeuchi-lab/MS-DA-MIL-CNN, second stage, bags of 100 tiles.
+- zoommil: histocartography/zoommil. xmil-*: bifold-pathomics/xMIL, the settings for CAMELYON16.
+- dtfd: hrzhang1123/DTFD-MIL.
+"""
+
+_OWN = {one.name for one in fields(Recipe)} - {"head", "loss", "architecture"}
+_TYPES = {one.name: one.type for one in fields(Recipe)}
+
+
+def recipe_for(architecture: str, **overrides: Any) -> Recipe:
+    """The authors' recipe of a head, with some settings of one's own.
+
+    Parameters
+    ----------
+    architecture
+        A key of ``MIL_ARCHITECTURES``.
+    **overrides
+        Settings of :class:`Recipe`, arguments of the architecture (``dropout``, ``k_sample``) and
+        weights of its loss (``bag_weight``), all by their own names. Where an argument is called
+        like a setting it is written ``head.seed``; ``head={...}`` and ``loss={...}`` work too.
+
+    Raises
+    ------
+    BadArgumentError
+        Unknown architecture or setting, or a value that does not fit; names the nearest.
+    """
+    if architecture not in MIL_ARCHITECTURES:
+        raise BadArgumentError(
+            f"MIL architecture {architecture!r} is unknown"
+            f"{_nearest(architecture, list(MIL_ARCHITECTURES))}; it is one of "
+            f"{', '.join(MIL_ARCHITECTURES)}."
+        )
+    recipe = Recipe(architecture, **AUTHORS[architecture])
+    own: dict[str, Any] = {}
+    parts = {"head": dict(recipe.head), "loss": {**loss_options(architecture), **recipe.loss}}
+    for name, value in _flat(overrides).items():
+        room, key = _place(architecture, name)
+        if room == "own":
+            own[key] = value_like(name, value, str(_TYPES[key]))
+        else:
+            parts[room][key] = value_like(name, value, "float" if room == "loss" else "")
+    return replace(recipe, **own, head=parts["head"], loss=parts["loss"])
+
+
+def _flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in overrides.items():
+        name = name.replace("-", "_")
+        if name in ("head", "loss"):
+            if not isinstance(value, Mapping):
+                raise BadArgumentError(f"{name}={value!r} must be settings by name.")
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _place(architecture: str, name: str) -> tuple[str, str]:
+    """Where a setting belongs: ``"own"``, ``"head"`` or ``"loss"``, and its name there."""
+    head, loss = head_arguments(architecture), list(loss_options(architecture))
+    room, dot, key = name.partition(".")
+    if dot and key in {"head": head, "loss": loss}.get(room, []):
+        return room, key
+    for room, names in (("own", _OWN), ("head", head), ("loss", loss)):
+        if name in names:
+            return room, name
+    known = sorted({*_OWN, *head, *loss})
+    raise BadArgumentError(
+        f"{name!r} is no setting of a recipe for {architecture}{_nearest(name, known)}; it takes "
+        f"{', '.join(known)}."
+    )
+
+
+def head_arguments(architecture: str) -> list[str]:
+    """What an architecture takes besides the sizes that data tell."""
+    names = list(inspect.signature(MIL_ARCHITECTURES[architecture].__init__).parameters)
+    return [name for name in names if name not in ("self", "in_features", "num_classes")]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def read_recipe(path: str | Path, architecture: str | None = None, **overrides: Any) -> Recipe:
+    """Read a recipe from YAML: settings by name, as :func:`recipe_for` takes them.
+
+    Parameters
+    ----------
+    path
+        The file. What it does not set is as the authors have it.
+    architecture
+        The head, where the file does not name it.
+    **overrides
+        Settings that go before those of the file.
+
+    Raises
+    ------
+    BadArgumentError
+        The file cannot be read, is no YAML of settings, names another head or none, or has an
+        unknown setting.
+    """
+    yaml = _yaml()
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise BadArgumentError(
+            f"the recipe {path} cannot be read: {error.strerror or error}."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadArgumentError(
+            f"the recipe {path} is no YAML: {' '.join(str(error).split())}."
+        ) from error
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise BadArgumentError(f"the recipe {path} must be settings by name, as in 'lr: 0.0001'.")
+    named = values.pop("architecture", architecture)
+    if named is None:
+        raise BadArgumentError(f"the recipe {path} names no architecture: add 'architecture:'.")
+    if architecture not in (None, named):
+        raise BadArgumentError(f"the recipe {path} is for {named}, not {architecture}.")
+    # Flattened first, so that an override meets the file's setting however each is written.
+    return recipe_for(str(named), **{**_flat(values), **_flat(overrides)})
+
+
+def write_recipe(recipe: Recipe, path: str | Path) -> Path:
+    """Write a recipe as YAML that :func:`read_recipe` reads."""
+    text = _yaml().safe_dump(recipe.to_dict(), sort_keys=False)
+    Path(path).write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("pyyaml", "train", "Reading recipes") from error
+    return yaml
