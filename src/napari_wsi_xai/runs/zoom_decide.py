@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_wsi_xai.models import MILModel, MILOutput
     from napari_wsi_xai.models.mil.zoommil import ZoomLevel, ZoomMIL
 
-__all__ = ["Decision", "decide", "tiles_to_open"]
+__all__ = ["Decision", "decide", "side_by_side", "tiles_to_open"]
 
 Maps = dict[str, NDArray[np.float32]]
 
@@ -219,7 +219,7 @@ def _decide_side_by_side(
     if len(levels) <= len(ratios) or not all(looked):
         return Decision([{} for _ in levels], looked, [0] * len(looked))
     indices: list[NDArray[np.int64]] = []
-    output = evaluate_bag(head, lambda: _side_by_side(levels, ratios, indices))
+    output = evaluate_bag(head, lambda: side_by_side(levels, ratios, indices))
     used = len(output.tile_scores)
     maps: list[Maps] = [{} for _ in ratios]
     index = np.concatenate(indices)[:used]
@@ -228,7 +228,7 @@ def _decide_side_by_side(
     return Decision(maps, [*looked[:-1], used], opened, output, left_out=looked[-1] - used)
 
 
-def _side_by_side(
+def side_by_side(
     levels: Sequence[Run], ratios: Sequence[int], indices: list[NDArray[np.int64]]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     """Descriptors (n, M N) fine to coarse with corners, block by block of the finest tiles."""
