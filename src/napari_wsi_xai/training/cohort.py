@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 from collections import Counter
@@ -175,7 +176,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         raise CohortError(f"{path} cannot be read as a CSV in UTF-8: {error}.") from error
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
-    rows = csv.reader(text.splitlines(), delimiter=delimiter)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns = [name.strip().lower() for name in next(rows, [])]
     missing = [name for name in _NEEDED if name not in columns]
     if missing:
