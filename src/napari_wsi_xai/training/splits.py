@@ -226,8 +226,8 @@ def _draw(
     for name, patients in _patients_of_classes(cohort, indices).items():
         if len(patients) < 2:
             raise CohortError(
-                f"class {name} has {len(patients)} patients left where some are to be put aside: "
-                "at least 2 are needed; add patients, or take none for validation (val=0)."
+                f"too few patients of {name} ({len(patients)}) to put some aside: at least 2 are "
+                "needed; add patients, or take none for validation (val=0)."
             )
         wanted = max(1, math.floor(share * len(patients) + 0.5))
         order = rng.permutation(len(patients))[: min(wanted, len(patients) - 1)]
