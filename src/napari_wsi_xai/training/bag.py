@@ -46,7 +46,8 @@ class Bag:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the tensors take."""
-        parts = [*_parts(self.features), *_parts(self.coords_level0 or ())]
+        coords = () if self.coords_level0 is None else self.coords_level0
+        parts = [*_parts(self.features), *_parts(coords)]
         return sum(part.numel() * part.element_size() for part in parts)
 
 
