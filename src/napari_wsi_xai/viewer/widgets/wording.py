@@ -135,7 +135,7 @@ def trace_lines(snapshot: ZoomSnapshot) -> list[tuple[str, str]]:
     if snapshot.tissue_left_out >= NOTABLE:
         lines.append(
             (
-                f"{percent(snapshot.tissue_left_out)} of the tissue was not looked at at all",
+                f"{percent(snapshot.tissue_left_out)} of the tissue was never looked at",
                 "It lies in tiles of the lowest magnification that hold less tissue than Minimum "
                 "tissue (More options).\nA smaller minimum includes it.",
             )
