@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_wsi_xai.training.bags import Bag, BagDataset, read_bag
     from napari_wsi_xai.training.cohort import Case, Cohort, read_cohort
+    from napari_wsi_xai.training.encoding import EncodingProgress, encode_cohort
     from napari_wsi_xai.training.facts import FeatureFacts, feature_facts
     from napari_wsi_xai.training.metrics import Estimate, Metrics, classification_metrics
     from napari_wsi_xai.training.splits import (
@@ -27,12 +28,14 @@ __all__ = [
     "BagDataset",
     "Case",
     "Cohort",
+    "EncodingProgress",
     "Estimate",
     "FeatureFacts",
     "Metrics",
     "Split",
     "check_patients",
     "classification_metrics",
+    "encode_cohort",
     "feature_facts",
     "given",
     "hold_out",
@@ -45,6 +48,7 @@ __all__ = [
 _HOMES = {
     "bags": ("Bag", "BagDataset", "read_bag"),
     "cohort": ("Case", "Cohort", "read_cohort"),
+    "encoding": ("EncodingProgress", "encode_cohort"),
     "facts": ("FeatureFacts", "feature_facts"),
     "metrics": ("Estimate", "Metrics", "classification_metrics"),
     "splits": ("Split", "check_patients", "given", "hold_out", "k_fold", "repeated"),
