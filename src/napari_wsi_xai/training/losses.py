@@ -215,7 +215,7 @@ def msmil(
     head: MILModel,
     bag: TileBag,
     label: int,
-    domain_weight: float = 1.0,
+    domain_weight: float = 0.0,
     domain: DomainTerm | None = None,
 ) -> Parts:
     """MS-DA-MIL: the decision; with ``domain`` also the slide that each tile is of.

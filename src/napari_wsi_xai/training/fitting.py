@@ -1,0 +1,141 @@
+"""The part of a training that Lightning runs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from napari_wsi_xai.models.mil import MILModel
+from napari_wsi_xai.training.bags import BagDataset
+from napari_wsi_xai.training.cohort import Cohort
+from napari_wsi_xai.training.lightning_import import import_lightning
+from napari_wsi_xai.training.loaders import EpochSampler, bag_loader
+from napari_wsi_xai.training.module import MILModule
+from napari_wsi_xai.training.recipes import Recipe
+from napari_wsi_xai.training.records import EpochRecords, ProgressReports, TrainProgress
+from napari_wsi_xai.training.splits import Split
+
+__all__ = ["Fit"]
+
+
+@dataclass
+class Fit:
+    """Everything that a training is run with."""
+
+    cohort: Cohort
+    split: Split
+    recipe: Recipe
+    head: MILModel
+    weights: Tensor
+    folder: Path
+    callbacks: Sequence[Any] = ()
+    on_progress: Callable[[TrainProgress], None] | None = None
+    workers: int = 0
+    device: str = "auto"
+
+    def run(self) -> MILModule:
+        """The module after its last epoch; goes on from ``last.ckpt`` where there is one.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Ctrl-C; what was done up to the last epoch is kept.
+        """
+        names = tuple(self.cohort.cases[i].slide for i in self.split.train)
+        weighted = self.recipe.class_balance == "weighted"
+        module = MILModule(self.head, self.recipe, self.weights if weighted else None, names)
+        records = EpochRecords(self.folder)
+        kept = records.checkpoint if records.checkpoint.is_file() else None
+        if kept is not None and self._ended(module, kept):
+            return module
+        callbacks = list(self.callbacks)
+        if self.on_progress is not None:
+            callbacks.append(ProgressReports(self.on_progress, len(self.split.train)))
+        with _quiet(), _as_it_was():
+            trainer = self._trainer([*callbacks, records])
+            try:
+                trainer.fit(module, *self._loaders(), ckpt_path=kept, weights_only=True)
+            except SystemExit:  # how Lightning ends the process after Ctrl-C
+                raise KeyboardInterrupt from None
+        return module.cpu()  # type: ignore[no-any-return]
+
+    def _ended(self, module: MILModule, kept: Path) -> bool:
+        """Whether nothing is left to do; the module then holds what was kept."""
+        state = torch.load(kept, map_location="cpu", weights_only=True)
+        done = state["training"]
+        if done["stopped_because"] is None and len(done["history"]) < self.recipe.epochs:
+            return False
+        module.load_state_dict(state["state_dict"])
+        module.on_load_checkpoint(state)
+        return True
+
+    def _loaders(self) -> list[Any]:
+        """Training bags, and validation bags where there are any."""
+        cohort, split, recipe = self.cohort, self.split, self.recipe
+        shares = None
+        if recipe.class_balance == "sampler":
+            shares = torch.stack([self.weights[cohort.cases[i].label] for i in split.train])
+        use = self.head.magnification_use
+        bags = BagDataset(cohort, split.train, recipe.most_tiles, recipe.seed, use=use)
+        sampler = EpochSampler(len(split.train), recipe.seed, shares)
+        loaders = [bag_loader(bags, sampler, self.workers)]
+        if split.val:
+            judged = BagDataset(cohort, split.val, use=use)
+            loaders.append(bag_loader(judged, None, self.workers))
+        return loaders
+
+    def _trainer(self, callbacks: list[Any]) -> Any:
+        return import_lightning().Trainer(
+            accelerator="gpu" if self.device == "cuda" else self.device,
+            devices=1,
+            precision=self.recipe.precision,
+            max_epochs=self.recipe.epochs,
+            accumulate_grad_batches=self.recipe.accumulate,
+            gradient_clip_val=self.recipe.clip,
+            deterministic=True,
+            callbacks=callbacks,
+            default_root_dir=self.folder,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice to itself."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Give back what Lightning changes for the whole process: random numbers, Ctrl-C, torch."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    main = threading.current_thread() is threading.main_thread()
+    interrupt = signal.getsignal(signal.SIGINT)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+            if main:
+                signal.signal(signal.SIGINT, interrupt)
