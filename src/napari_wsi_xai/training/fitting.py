@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from napari_wsi_xai.errors import StoreError
 from napari_wsi_xai.models.mil import MILModel
 from napari_wsi_xai.training.bags import BagDataset
 from napari_wsi_xai.training.cohort import Cohort
@@ -56,22 +58,23 @@ class Fit:
         module = MILModule(self.head, self.recipe, self.weights if weighted else None, names)
         records = EpochRecords(self.folder)
         kept = records.checkpoint if records.checkpoint.is_file() else None
-        if kept is not None and self._ended(module, kept):
+        state = None if kept is None else _read(kept)
+        if state is not None and self._ended(module, state):
             return module
+        begun = 0 if state is None else len(state["training"]["history"])
         callbacks = list(self.callbacks)
         if self.on_progress is not None:
             callbacks.append(ProgressReports(self.on_progress, len(self.split.train)))
         with _quiet(), _as_it_was():
             trainer = self._trainer([*callbacks, records])
             try:
-                trainer.fit(module, *self._loaders(), ckpt_path=kept, weights_only=True)
+                trainer.fit(module, *self._loaders(begun), ckpt_path=kept, weights_only=True)
             except SystemExit:  # how Lightning ends the process after Ctrl-C
                 raise KeyboardInterrupt from None
         return module.cpu()  # type: ignore[no-any-return]
 
-    def _ended(self, module: MILModule, kept: Path) -> bool:
+    def _ended(self, module: MILModule, state: dict[str, Any]) -> bool:
         """Whether nothing is left to do; the module then holds what was kept."""
-        state = torch.load(kept, map_location="cpu", weights_only=True)
         done = state["training"]
         if done["stopped_because"] is None and len(done["history"]) < self.recipe.epochs:
             return False
@@ -79,8 +82,12 @@ class Fit:
         module.on_load_checkpoint(state)
         return True
 
-    def _loaders(self) -> list[Any]:
-        """Training bags, and validation bags where there are any."""
+    def _loaders(self, epoch: int) -> list[Any]:
+        """Training bags in the order of an epoch, and validation bags where there are any.
+
+        Lightning asks for the first bags of a training that it goes on with before it tells
+        anybody that an epoch begins.
+        """
         cohort, split, recipe = self.cohort, self.split, self.recipe
         shares = None
         if recipe.class_balance == "sampler":
@@ -88,6 +95,8 @@ class Fit:
         use = self.head.magnification_use
         bags = BagDataset(cohort, split.train, recipe.most_tiles, recipe.seed, use=use)
         sampler = EpochSampler(len(split.train), recipe.seed, shares)
+        bags.set_epoch(epoch)
+        sampler.set_epoch(epoch)
         loaders = [bag_loader(bags, sampler, self.workers)]
         if split.val:
             judged = BagDataset(cohort, split.val, use=use)
@@ -110,6 +119,16 @@ class Fit:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint of this package's own; nothing in it is executed."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise StoreError(
+            f"the checkpoint {path} cannot be read: delete the folder {path.parent} and train anew."
+        ) from error
 
 
 @contextmanager
