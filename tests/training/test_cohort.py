@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cohorts import make_cohort, write_bag, write_csv
 from napari_wsi_xai.errors import BadArgumentError, CohortError
-from napari_wsi_xai.training import read_cohort
+from napari_wsi_xai.training import Cohort, check_cohort, read_cohort, write_cohort
 from napari_wsi_xai.training.cohort_features import feature_key, kind_of_features
 from napari_wsi_xai.training.wording import listed
 
@@ -218,3 +218,32 @@ def test_kinds_go_by_the_name(tmp_path):
     assert kind_of_features(bag) == "pt"
     assert kind_of_features(tmp_path / "x.wsixai.zarr") == "run"
     assert make_cohort([[0], [1]]).cases[0].kind == "pt"
+
+
+def test_a_cohort_that_is_written_is_read_again(tmp_path, features):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.xml").touch()
+    (tmp_path / "b.xml").touch()
+    header = "slide,label,patient,split,annotation"
+    rows = ['a,"t, x",1,train,in/a.xml', "b,n,2,test,b.xml", 'c,"t, x",3,test,', "d,n,4,val,"]
+    first = read_cohort(write_csv(tmp_path / "c.csv", *rows, header=header), features)
+    (tmp_path / "in" / "deep").mkdir()
+    for place in (tmp_path, tmp_path / "in", tmp_path / "in" / "deep"):
+        again = read_cohort(write_cohort(first, place / "again.csv"), features)
+        assert again.content_hash == first.content_hash
+        assert [case.annotation and case.annotation.name for case in again.cases] == [
+            "a.xml",
+            "b.xml",
+            None,
+            None,
+        ]
+    assert ",in/a.xml\n" in (tmp_path / "again.csv").read_text()
+
+
+def test_what_is_made_elsewhere_is_checked_too():
+    sound = make_cohort([[0, 0], [1, 1]])
+    assert check_cohort(sound) is sound
+    with pytest.raises(CohortError, match="s0 come several times"):
+        check_cohort(Cohort((sound.cases[0], *sound.cases), sound.classes))
+    with pytest.raises(CohortError, match=r"class 1 \(1\)"):
+        check_cohort(make_cohort([[0, 0], [1]]))

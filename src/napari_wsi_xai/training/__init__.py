@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_wsi_xai.training.bags import Bag, BagDataset, read_bag
-    from napari_wsi_xai.training.cohort import Case, Cohort, read_cohort
+    from napari_wsi_xai.training.cohort import (
+        Case,
+        Cohort,
+        check_cohort,
+        read_cohort,
+        write_cohort,
+    )
     from napari_wsi_xai.training.encoding import EncodingProgress, encode_cohort
     from napari_wsi_xai.training.facts import FeatureFacts, feature_facts
     from napari_wsi_xai.training.metrics import Estimate, Metrics, classification_metrics
+    from napari_wsi_xai.training.public_sets import PUBLIC_SETS, read_public_set
     from napari_wsi_xai.training.splits import (
         Split,
         check_patients,
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "PUBLIC_SETS",
     "Bag",
     "BagDataset",
     "Case",
@@ -33,6 +41,7 @@ __all__ = [
     "FeatureFacts",
     "Metrics",
     "Split",
+    "check_cohort",
     "check_patients",
     "classification_metrics",
     "encode_cohort",
@@ -42,15 +51,18 @@ __all__ = [
     "k_fold",
     "read_bag",
     "read_cohort",
+    "read_public_set",
     "repeated",
+    "write_cohort",
 ]
 
 _HOMES = {
     "bags": ("Bag", "BagDataset", "read_bag"),
-    "cohort": ("Case", "Cohort", "read_cohort"),
+    "cohort": ("Case", "Cohort", "check_cohort", "read_cohort", "write_cohort"),
     "encoding": ("EncodingProgress", "encode_cohort"),
     "facts": ("FeatureFacts", "feature_facts"),
     "metrics": ("Estimate", "Metrics", "classification_metrics"),
+    "public_sets": ("PUBLIC_SETS", "read_public_set"),
     "splits": ("Split", "check_patients", "given", "hold_out", "k_fold", "repeated"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,23 +17,12 @@ from numpy.typing import NDArray
 
 from napari_wsi_xai.errors import BadArgumentError, CohortError
 from napari_wsi_xai.training.cohort_features import feature_key, find_features, kind_of_features
+from napari_wsi_xai.training.cohort_table import SIDE_WORDS, check_rows, class_names, read_rows
 from napari_wsi_xai.training.wording import listed
 
-__all__ = ["SIDES", "Case", "Cohort", "read_cohort"]
+__all__ = ["SIDES", "Case", "Cohort", "check_cohort", "read_cohort", "write_cohort"]
 
 SIDES = ("train", "val", "test")
-
-_SIDE_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-
-_NEEDED = ("slide", "label", "patient")
 
 
 @dataclass(frozen=True)
@@ -144,108 +133,61 @@ def read_cohort(
     if least < 1:
         raise BadArgumentError(f"least={least} must be at least 1.")
     path = Path(path)
-    rows = _read_rows(path)
-    _check_rows(rows, path)
+    rows = read_rows(path)
+    check_rows(rows, path)
     found = find_features(Path(features), [row["slide"] for row in rows])
-    names = _class_names(rows, path, classes)
+    names = class_names(rows, path, classes)
     cases = tuple(
         Case(
             slide=feature_key(row["slide"]),
             label=names.index(row["label"]),
             patient=row["patient"],
             features=found[row["slide"]],
-            split=_SIDE_WORDS.get(row["split"].lower()),
+            split=SIDE_WORDS.get(row["split"].lower()),
             annotation=path.parent / row["annotation"] if row["annotation"] else None,
         )
         for row in rows
     )
-    cohort = Cohort(cases, names)
+    return check_cohort(Cohort(cases, names), least)
+
+
+def write_cohort(cohort: Cohort, path: str | os.PathLike[str]) -> Path:
+    """Write a cohort as the CSV that :func:`read_cohort` reads; features are not part of it.
+
+    Annotations in the CSV's folder or below are written relative to it.
+    """
+    path = Path(path)
+    folder = path.parent.resolve()
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("slide", "label", "patient", "split", "annotation"))
+    for case in cohort.cases:
+        outline = "" if case.annotation is None else case.annotation.resolve()
+        if isinstance(outline, Path) and outline.is_relative_to(folder):
+            outline = outline.relative_to(folder)
+        name = cohort.classes[case.label]
+        rows.writerow((case.slide, name, case.patient, case.split or "", outline))
+    path.write_text(text.getvalue(), encoding="utf-8")
+    return path
+
+
+def check_cohort(cohort: Cohort, least: int = 2) -> Cohort:
+    """The cohort itself, once it is known to be sound.
+
+    Raises
+    ------
+    CohortError
+        A slide comes twice, an annotation is missing, a patient is on several sides of the given
+        split, or a class has fewer slides than ``least``; the message names them.
+    """
+    counts = Counter(case.slide for case in cohort.cases)
+    twice = [slide for slide, count in counts.items() if count > 1]
+    if twice:
+        raise CohortError(f"{listed(twice)} come several times: a slide has one place and label.")
     _check_annotations(cohort)
     _check_sides(cohort)
     _check_counts(cohort, least)
     return cohort
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of the file, every wanted column there (empty where the file lacks it)."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise CohortError(f"there is no cohort file at {path}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CohortError(f"{path} cannot be read as a CSV in UTF-8: {error}.") from error
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns = [name.strip().lower() for name in next(rows, [])]
-    missing = [name for name in _NEEDED if name not in columns]
-    if missing:
-        raise CohortError(
-            f"{path} has no column {listed(missing)}: its columns are {listed(columns)}; "
-            "slide, label and patient are needed, split and annotation may follow."
-        )
-    empty = dict.fromkeys((*_NEEDED, "split", "annotation"), "")
-    read = [
-        {
-            **empty,
-            **dict(zip(columns, (value.strip() for value in row), strict=False)),
-            "line": str(rows.line_num),
-        }
-        for row in rows
-        if any(value.strip() for value in row)
-    ]
-    if not read:
-        raise CohortError(f"{path} has a header and no slides.")
-    return read
-
-
-def _check_rows(rows: Sequence[Mapping[str, str]], path: Path) -> None:
-    """Raise where a row lacks a value, a slide comes twice or a split is no side."""
-    for column in _NEEDED:
-        lines = [row["line"] for row in rows if not row[column]]
-        if lines:
-            raise CohortError(f"{path} has no {column} on line {listed(lines)}.")
-    counts = Counter(feature_key(row["slide"]) for row in rows)
-    twice = [slide for slide, count in counts.items() if count > 1]
-    if twice:
-        raise CohortError(
-            f"{path} has several rows for {listed(twice)}: a slide has one row and one label."
-        )
-    sides = [row["split"] for row in rows]
-    wrong = sorted({side for side in sides if side and side.lower() not in _SIDE_WORDS})
-    if wrong:
-        raise CohortError(f"{path} has the split {listed(wrong)}: train, val or test is possible.")
-    without = [row["slide"] for row in rows if not row["split"]]
-    if any(sides) and without:
-        raise CohortError(
-            f"{path} states a split, but not of {listed(without)}: state it of all slides or none."
-        )
-
-
-def _class_names(
-    rows: Sequence[Mapping[str, str]], path: Path, classes: Sequence[str] | None
-) -> tuple[str, ...]:
-    """Classes as given, or the labels: whole numbers by size, others by the alphabet."""
-    labels = {row["label"] for row in rows}
-    if classes is None:
-        whole = all(label.isdecimal() for label in labels)
-        found = sorted(labels, key=lambda label: (int(label) if whole else 0, label))
-    else:
-        found = [str(name) for name in classes]
-        if len(set(found)) < len(found):
-            raise BadArgumentError(f"classes={listed(found)} must be different names.")
-        others = sorted(labels - set(found))
-        if others:
-            slides = [row["slide"] for row in rows if row["label"] in others]
-            raise CohortError(
-                f"{path} has the label {listed(others)} (slides {listed(slides)}): the classes "
-                f"are {listed(found)}."
-            )
-    if len(found) < 2:
-        raise CohortError(
-            f"{path} has the one label {listed(found)}: at least two classes are needed."
-        )
-    return tuple(found)
 
 
 def _check_annotations(cohort: Cohort) -> None:

@@ -1,0 +1,101 @@
+"""BRACS: breast lesions in three groups and seven types (Brancati et al., Database 2022)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.training.cohort import SIDES, Case, Cohort, check_cohort
+from napari_wsi_xai.training.public_files import (
+    missing_files,
+    read_sheet,
+    root_with,
+    slide_files,
+)
+
+__all__ = ["read_bracs"]
+
+NAME = "BRACS"
+
+TYPES = {"N": "BT", "PB": "BT", "UDH": "BT", "FEA": "AT", "ADH": "AT", "DCIS": "MT", "IC": "MT"}
+"""Group of every lesion type: benign, atypical, malignant."""
+
+GROUPS = ("BT", "AT", "MT")
+
+_SIDES_IN_TABLE = {"training": "train", "validation": "val", "testing": "test"}
+
+
+def read_bracs(data: Path, *, labels: Literal["group", "type"] = "group") -> Cohort:
+    """Cohort of the whole slides of BRACS with the official split.
+
+    Layout::
+
+        BRACS_WSI/train/Group_BT/Type_PB/BRACS_281.svs     also val and test
+        BRACS.xlsx                                         whom every slide is of
+
+    Without the table every slide counts as a patient.
+
+    Parameters
+    ----------
+    data
+        The folder.
+    labels
+        ``"group"`` for benign, atypical and malignant (BT, AT, MT), ``"type"`` for the seven
+        types.
+
+    Raises
+    ------
+    CohortError
+        A side has no slides, or slides of the table are missing; the message names them.
+    """
+    if labels not in ("group", "type"):
+        raise BadArgumentError(f"labels={labels!r} must be 'group' or 'type'.")
+    root = root_with(data, NAME, SIDES, "BRACS_WSI")
+    rows = [
+        (path, kind, side)
+        for side in SIDES
+        for kind, group in TYPES.items()
+        for path in slide_files(root / side / f"Group_{group}" / f"Type_{kind}", ".svs")
+    ]
+    empty = [side for side in SIDES if side not in {row[2] for row in rows}]
+    missing_files(NAME, root, [f"{side}/Group_*/Type_*/*.svs" for side in empty])
+    table = next(
+        (place / "BRACS.xlsx" for place in (data, root, root.parent) if _has_table(place)), None
+    )
+    patients = {} if table is None else _read_patients(table, root, {row[0].stem for row in rows})
+    classes = GROUPS if labels == "group" else tuple(TYPES)
+    cases = []
+    for path, kind, side in rows:
+        label = classes.index(TYPES[kind] if labels == "group" else kind)
+        patient = patients.get(path.stem, path.stem)
+        cases.append(Case(path.stem, label, patient, path, side))
+    return check_cohort(Cohort(tuple(cases), classes), least=0)
+
+
+def _has_table(folder: Path) -> bool:
+    return (folder / "BRACS.xlsx").is_file()
+
+
+def _read_patients(table: Path, root: Path, there: set[str]) -> dict[str, str]:
+    """Patient of every slide; raise where slides of the table are missing."""
+
+    def fits(header: list[str]) -> bool:
+        names = [name.lower() for name in header]
+        return "wsi filename" in names and any("patient" in name for name in names)
+
+    patients: dict[str, str] = {}
+    missing = []
+    for row in read_sheet(table, fits):
+        cells = {name.lower(): value for name, value in row.items()}
+        slide = cells["wsi filename"].removesuffix(".svs")
+        if not slide:
+            continue
+        patients[slide] = next(value for name, value in cells.items() if "patient" in name)
+        if slide not in there:
+            kind = cells.get("wsi label", "")
+            side = _SIDES_IN_TABLE.get(cells.get("set", "").lower(), "*")
+            folder = f"Group_{TYPES[kind]}/Type_{kind}" if kind in TYPES else "Group_*/Type_*"
+            missing.append(f"{side}/{folder}/{slide}.svs")
+    missing_files(NAME, root, missing)
+    return patients
