@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from napari_wsi_xai.training.encoding import EncodingProgress, encode_cohort
     from napari_wsi_xai.training.facts import FeatureFacts, feature_facts
     from napari_wsi_xai.training.metrics import Estimate, Metrics, classification_metrics
+    from napari_wsi_xai.training.nuclei import encode_nuclei, nucleus_tiles
     from napari_wsi_xai.training.public_sets import PUBLIC_SETS, read_public_set
     from napari_wsi_xai.training.splits import (
         Split,
@@ -45,10 +46,12 @@ __all__ = [
     "check_patients",
     "classification_metrics",
     "encode_cohort",
+    "encode_nuclei",
     "feature_facts",
     "given",
     "hold_out",
     "k_fold",
+    "nucleus_tiles",
     "read_bag",
     "read_cohort",
     "read_public_set",
@@ -62,6 +65,7 @@ _HOMES = {
     "encoding": ("EncodingProgress", "encode_cohort"),
     "facts": ("FeatureFacts", "feature_facts"),
     "metrics": ("Estimate", "Metrics", "classification_metrics"),
+    "nuclei": ("encode_nuclei", "nucleus_tiles"),
     "public_sets": ("PUBLIC_SETS", "read_public_set"),
     "splits": ("Split", "check_patients", "given", "hold_out", "k_fold", "repeated"),
 }

@@ -100,10 +100,12 @@ def _facts_of(case: Case) -> FeatureFacts:
         raise StoreError(
             f"{case.features} is not a CLAM or TRIDENT feature file: {error}."
         ) from error
-    encoder, tile_px, mpp = (about.get(name) for name in ("encoder", "patch_size", "mpp"))
+    names = ("encoder", "encoder_hash", "patch_size", "mpp")
+    encoder, digest, tile_px, mpp = (about.get(name) for name in names)
     return FeatureFacts(
         length,
         None if encoder is None else str(encoder),
+        None if digest is None else str(digest),
         tile_px=None if tile_px is None else int(tile_px),
         mpps=None if mpp is None else (float(mpp),),
     )
