@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import h5py
@@ -336,6 +337,17 @@ def test_nothing_is_kept_without_a_budget(tmp_path):
     bags = dataset(tmp_path, budget_bytes=0)
     assert torch.equal(bags[0].features, bags[0].features)
     assert bags.kept_bytes == 0
+
+
+def test_kept_bags_do_not_travel_to_other_processes(tmp_path):
+    bags = dataset(tmp_path, most_tiles=9, seed=2)
+    bags.set_epoch(3)
+    first = bags[1].features
+    other = pickle.loads(pickle.dumps(bags))
+    assert (other.kept_bytes, bags.kept_bytes) == (0, 40 * 32)
+    assert other.epoch == 3
+    assert torch.equal(other[1].features, first)
+    assert other.kept_bytes == bags.kept_bytes
 
 
 def test_drawing_leaves_kept_bags_whole(tmp_path):

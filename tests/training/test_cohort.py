@@ -95,11 +95,24 @@ def test_run_stores_come_first_then_h5_pt_and_the_slide(tmp_path):
         (folder / name).touch()
     for name in ("d.svs", "d.csv", ".d.h5", "d"):
         (folder / name).touch()
-    rows = ("a,x,1", "b,y,2", "c,x,3", "d,y,4")
+    rows = ("a.svs,x,1", "b,y,2", "c,x,3", "d,y,4")
     cohort = read_cohort(write_csv(tmp_path / "c.csv", *rows), folder)
     places = [case.features.relative_to(folder).as_posix() for case in cohort.cases]
     assert places == ["a.wsixai.zarr", "h5_files/b.h5", "pt_files/c.pt", "d.svs"]
     assert [case.kind for case in cohort.cases] == ["run", "h5", "pt", "slide"]
+
+
+def test_slides_named_by_their_place(tmp_path):
+    for name in ("site 1/a.svs", "site 2/b.wsixai.zarr/zarr.json", "b.h5", "notes/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    rows = ["site 1/a.svs,x,1", "site 2/b.wsixai.zarr,y,2"]
+    cohort = read_cohort(write_csv(tmp_path / "c.csv", *rows), tmp_path, least=1)
+    assert [case.slide for case in cohort.cases] == ["a", "b"]
+    assert cohort.cases[0].features == tmp_path / "site 1" / "a.svs"
+    assert cohort.cases[1].features == tmp_path / "site 2" / "b.wsixai.zarr"
+    message = refused(tmp_path, tmp_path, *rows, "notes/c.txt,x,3")
+    assert "1 of 3 slides: c.txt;" in message
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,7 @@ def test_as_json():
         ([0, 1], [0.1, 0.2], {"classes": ["a"]}, "classes=a must be 2"),
         ([0, 1], [0.1, 0.2], {"patients": ["a"]}, "name 1 of 2 slides"),
         ([0, 1], [0.1, 0.2], {"n_boot": -1}, "n_boot=-1"),
+        ([0, 1], [0.1, 0.2], {"seed": -1}, "seed=-1"),
     ],
 )
 def test_arguments_that_do_not_fit(labels, scores, options, message):

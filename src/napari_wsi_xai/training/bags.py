@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -202,6 +203,10 @@ class BagDataset(Dataset[Bag]):
     def kept_bytes(self) -> int:
         """Memory that bags are kept in, in this process."""
         return self._kept.used
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker that is not forked gets no copy of all bags, but fills its own memory.
+        return {**self.__dict__, "_kept": _Kept(self._kept.budget)}
 
     def __len__(self) -> int:
         return len(self.indices)

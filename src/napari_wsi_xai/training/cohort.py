@@ -117,7 +117,8 @@ def read_cohort(
     features
         Folder of run stores ``<slide>.wsixai.zarr``, of CLAM or TRIDENT ``<slide>.h5`` files, of
         ``<slide>.pt`` bags (also in ``h5_files`` and ``pt_files``), or of slides. Where a slide
-        has several, the first of these is taken.
+        has several, the first of these is taken; a slide may also be named by its place in the
+        folder (``site/a.svs``).
     classes
         Names of the classes, in the order of a model's outputs; by default the labels, sorted.
     least

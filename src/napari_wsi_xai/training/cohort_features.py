@@ -52,7 +52,7 @@ def find_features(folder: Path, slides: Sequence[str]) -> dict[str, Path]:
         key = feature_key(path.name)
         if key not in there or _rank(path) < _rank(there[key]):
             there[key] = path
-    found = {slide: there.get(feature_key(slide)) for slide in slides}
+    found = {slide: there.get(feature_key(slide)) or _direct(folder, slide) for slide in slides}
     missing = [feature_key(slide) for slide, path in found.items() if path is None]
     if missing:
         raise CohortError(
@@ -61,6 +61,16 @@ def find_features(folder: Path, slides: Sequence[str]) -> dict[str, Path]:
             "looked for."
         )
     return {slide: path for slide, path in found.items() if path is not None}
+
+
+def _direct(folder: Path, slide: str) -> Path | None:
+    """What a slide that is named by its place in the folder means."""
+    path = folder / slide
+    return path if _is_known(path) and path.exists() else None
+
+
+def _is_known(path: Path) -> bool:
+    return kind_of_features(path) != "slide" or slide_name(path.name) != path.name
 
 
 def _rank(path: Path) -> int:
@@ -73,6 +83,5 @@ def _candidates(folder: Path) -> Iterator[Path]:
         if not place.is_dir():
             continue
         for path in sorted(place.iterdir()):
-            known = kind_of_features(path) != "slide" or slide_name(path.name) != path.name
-            if known and not path.name.startswith("."):
+            if _is_known(path) and not path.name.startswith("."):
                 yield path

@@ -131,7 +131,9 @@ def classification_metrics(
     Samples that lack a class have no AUC and are left out of its interval. Where every sample is
     perfect, the interval is a point: with few patients that is no proof.
     """
-    truth, scores = _checked(labels, probabilities, n_boot)
+    truth, scores = _checked(labels, probabilities)
+    if n_boot < 0 or seed < 0:
+        raise BadArgumentError(f"n_boot={n_boot} and seed={seed} must be at least 0.")
     count = scores.shape[1]
     names = tuple(map(str, range(count) if classes is None else classes))
     if len(names) != count:
@@ -153,9 +155,7 @@ def classification_metrics(
     )
 
 
-def _checked(
-    labels: ArrayLike, probabilities: ArrayLike, n_boot: int
-) -> tuple[NDArray[np.int64], Array]:
+def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], Array]:
     scores = np.asarray(probabilities, dtype=np.float64)
     if scores.ndim == 1:
         scores = np.stack([1 - scores, scores], axis=1)
@@ -174,8 +174,6 @@ def _checked(
     bad = int((~np.isfinite(scores)).any(axis=1).sum())
     if bad:
         raise BadArgumentError(f"probabilities of {bad} of {len(scores)} slides are not finite.")
-    if n_boot < 0:
-        raise BadArgumentError(f"n_boot={n_boot} must be at least 0.")
     return truth, scores
 
 

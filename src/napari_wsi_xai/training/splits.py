@@ -52,11 +52,12 @@ def hold_out(cohort: Cohort, *, test: float = 0.2, val: float = 0.15, seed: int 
     Raises
     ------
     BadArgumentError
-        A share is out of its limits.
+        A share or the seed is out of its limits.
     CohortError
         A class has too few patients for all sides; the message names it.
     """
     _check_share("test", test)
+    _check_seed(seed)
     if not 0 <= val < 1 - test:
         raise BadArgumentError(
             f"val={val} must be at least 0 and, with test={test}, below {1 - test:g}."
@@ -88,12 +89,13 @@ def k_fold(cohort: Cohort, k: int = 5, *, val: float = 0.15, seed: int = 0) -> t
     Raises
     ------
     BadArgumentError
-        ``k`` or ``val`` is out of its limits.
+        ``k``, ``val`` or ``seed`` is out of its limits.
     CohortError
         A class has fewer than ``k`` patients, or too few for validation; the message names it.
     """
     if k < 2:
         raise BadArgumentError(f"k={k} must be at least 2 folds.")
+    _check_seed(seed)
     if val:
         _check_share("val", val)
     of_class = _patients_of_classes(cohort, range(len(cohort)))
@@ -144,6 +146,7 @@ def given(cohort: Cohort, *, val: float = 0.15, seed: int = 0) -> Split:
         The cohort states no split, none to train or to test with, or one with a patient on
         several sides.
     """
+    _check_seed(seed)
     if val:
         _check_share("val", val)
     sides = {
@@ -191,6 +194,11 @@ def _made(cohort: Cohort, split: Split) -> Split:
 def _check_share(name: str, share: float) -> None:
     if not 0 < share < 1:
         raise BadArgumentError(f"{name}={share} must be a share above 0 and below 1.")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise BadArgumentError(f"seed={seed} must be at least 0 and below 2**32.")
 
 
 def _folds(cohort: Cohort, k: int, seed: int) -> list[tuple[int, ...]]:
