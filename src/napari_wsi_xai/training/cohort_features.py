@@ -52,7 +52,7 @@ def find_features(folder: Path, slides: Sequence[str]) -> dict[str, Path]:
         key = feature_key(path.name)
         if key not in there or _rank(path) < _rank(there[key]):
             there[key] = path
-    found = {slide: there.get(feature_key(slide)) or _direct(folder, slide) for slide in slides}
+    found = {slide: _placed(folder, slide) or there.get(feature_key(slide)) for slide in slides}
     missing = [feature_key(slide) for slide, path in found.items() if path is None]
     if missing:
         raise CohortError(
@@ -63,10 +63,10 @@ def find_features(folder: Path, slides: Sequence[str]) -> dict[str, Path]:
     return {slide: path for slide, path in found.items() if path is not None}
 
 
-def _direct(folder: Path, slide: str) -> Path | None:
-    """What a slide that is named by its place in the folder means."""
+def _placed(folder: Path, slide: str) -> Path | None:
+    """What a slide means that is named by its place in the folder, ``site/a.svs``."""
     path = folder / slide
-    return path if _is_known(path) and path.exists() else None
+    return path if "/" in slide and _is_known(path) and path.exists() else None
 
 
 def _is_known(path: Path) -> bool:
