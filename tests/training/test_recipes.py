@@ -47,6 +47,7 @@ def test_settings_can_be_overridden_wherever_they_belong() -> None:
     dtfd = recipe_for("dtfd", **{"seed": 7, "head.seed": 3, "milestones": "10,20"})
     assert (dtfd.seed, dtfd.head["seed"], dtfd.milestones) == (7, 3, (10, 20))
     assert recipe_for("chowder", hidden="20,10").head["hidden"] == [20, 10]
+    assert recipe_for("sparseconvmil", hidden="16").head["hidden"] == [16]
     assert recipe_for("zoommil", k_sample=3).head == {"dropout": 0.25, "k_sample": 3}
     assert recipe_for("clam-sb", **{"class-balance": "weighted"}).class_balance == "weighted"
 

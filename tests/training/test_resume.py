@@ -149,8 +149,8 @@ def test_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
     train(cohort, split, recipe_for("mean", epochs=1), tmp_path / "out")
     with pytest.raises(BadArgumentError, match=r"lr=0.0005, not 0.1: give the same settings"):
         train(cohort, split, recipe_for("mean", epochs=1, lr=0.1), tmp_path / "out")
+    other = hold_out(cohort, val=0.2, seed=4)
     with pytest.raises(BadArgumentError, match="another split"):
-        other = hold_out(cohort, val=0.2, seed=4)
         train(cohort, other, recipe_for("mean", epochs=1), tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(BadArgumentError, match="holds something else"):

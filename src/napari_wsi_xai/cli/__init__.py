@@ -124,5 +124,6 @@ from napari_wsi_xai.cli import (  # noqa: E402
     models,  # noqa: F401
     score,  # noqa: F401
     slides,  # noqa: F401
+    train,  # noqa: F401
     view,  # noqa: F401
 )

@@ -185,7 +185,8 @@ def _finish(
     metrics = results.side_metrics(cohort, split, chances, module.recipe.seed)
     metadata = results.metadata_of(module, cohort, split, facts, balance)
     metadata["training"]["metrics"] = {side: one.to_dict() for side, one in metrics.items()}
-    predictions = results.write_predictions(cohort, rows, chances, folder / "predictions.csv")
+    listed_chances = [chances[index] for index, _ in rows]
+    place = folder / "predictions.csv"
     result = TrainResult(
         head=head,
         best_epoch=metadata["training"]["best_epoch"],
@@ -193,7 +194,7 @@ def _finish(
         metrics=metrics,
         probabilities=chances,
         model=results.write_model(module, cohort, facts, encoder, folder, metadata),
-        predictions=predictions,
+        predictions=results.write_predictions(cohort, rows, listed_chances, place),
         stopped_because=module.stopped_because,
         balance=balance,
         folder=folder,

@@ -10,8 +10,10 @@ from napari_wsi_xai.training.recipes import Recipe, head_arguments
 
 __all__ = ["build_head"]
 
-SINGLE_LOGIT = ("abmil", "abmil-gated", "chowder")
-"""Heads whose authors tell two classes apart by one logit."""
+SINGLE_LOGIT = ("abmil", "abmil-gated", "chowder", "max")
+"""Heads that tell two classes apart by one logit. The authors of all but ``"max"`` have it so; the
+maximum over two logits a tile is prone to learn the bags by heart, the negative class then having
+a tile of its own that speaks for it."""
 
 
 def build_head(recipe: Recipe, length: int, num_classes: int, magnifications: int = 1) -> MILModel:
@@ -24,8 +26,8 @@ def build_head(recipe: Recipe, length: int, num_classes: int, magnifications: in
     length
         Length of a descriptor of one magnification.
     num_classes
-        Number of classes; two are told apart by one logit where the authors do so and
-        ``single_logit`` does not say otherwise.
+        Number of classes; where ``single_logit`` is not set, two are told apart by one logit in
+        :data:`SINGLE_LOGIT`.
     magnifications
         How many the features are of; heads that can look at several look at all.
 

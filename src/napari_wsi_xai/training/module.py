@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from napari_wsi_xai.errors import ModelError
 from napari_wsi_xai.models.mil import MILModel
 from napari_wsi_xai.models.mil.msmil import domain_strength
 from napari_wsi_xai.training.bags import Bag
@@ -143,17 +146,14 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
 
     def training_step(self, bag: Bag, index: int) -> Tensor:
         """The loss of one bag."""
-        parts = training_loss(
-            self.head, bag, bag.label, self._weights(), domain=self._domain(bag), **self._options()
-        )
+        weights = None if self.weights is None else self.weights.to(self.device)
+        domain = self._domain(bag)
+        with _named(bag):
+            parts = training_loss(
+                self.head, bag, bag.label, weights, domain=domain, **self.recipe.loss
+            )
         self._parts.append({name: float(part.detach()) for name, part in parts.items()})
         return parts["loss"]
-
-    def _options(self) -> dict[str, float]:
-        return self.recipe.loss
-
-    def _weights(self) -> Tensor | None:
-        return None if self.weights is None else self.weights.to(self.device)
 
     def _domain(self, bag: Bag) -> DomainTerm | None:
         if self.domain is None:
@@ -179,7 +179,8 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
 
     def validation_step(self, bag: Bag, index: int) -> None:
         """Judge one bag."""
-        logits = run_head(self.head, bag).logits
+        with _named(bag):
+            logits = run_head(self.head, bag).logits
         loss = float(bag_loss(self.head, logits, bag.label))
         chances = self.head.probabilities(logits).float().tolist()
         self._judged.append((bag.label, loss, chances))
@@ -229,6 +230,15 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         self.history, self.best_state = kept["history"], kept["best_state"]
         self.stopped_because = kept["stopped_because"]
         self._slow, self._steps = kept["slow"], kept["steps"]
+
+
+@contextmanager
+def _named(bag: Bag) -> Iterator[None]:
+    """Say which slide it is whose bag does not fit."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{bag.name}: {error}") from error
 
 
 def _projected_length(head: nn.Module) -> int:

@@ -241,7 +241,8 @@ def recipe_for(architecture: str, **overrides: Any) -> Recipe:
         if room == "own":
             own[key] = value_like(name, value, str(_TYPES[key]))
         else:
-            parts[room][key] = value_like(name, value, "float" if room == "loss" else "")
+            read = value_like(name, value, "float" if room == "loss" else "")
+            parts[room][key] = _listed_like(architecture, key, read) if room == "head" else read
     return replace(recipe, **own, head=parts["head"], loss=parts["loss"])
 
 
@@ -272,6 +273,13 @@ def _place(architecture: str, name: str) -> tuple[str, str]:
         f"{name!r} is no setting of a recipe for {architecture}{_nearest(name, known)}; it takes "
         f"{', '.join(known)}."
     )
+
+
+def _listed_like(architecture: str, name: str, value: Any) -> Any:
+    """A single number as a list of one, where the architecture takes a list."""
+    takes = inspect.signature(MIL_ARCHITECTURES[architecture].__init__).parameters[name].default
+    alone = isinstance(takes, tuple) and isinstance(value, int | float)
+    return [value] if alone else value
 
 
 def head_arguments(architecture: str) -> list[str]:

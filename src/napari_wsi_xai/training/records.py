@@ -120,7 +120,7 @@ class ProgressReports(import_lightning().callbacks.Callback):  # type: ignore[mi
         spent = time.monotonic() - self._begun
         eta = spent / here * (total - done) if here > 0 else None
         figures = dict(module.history[-1]) if module.history else {}
-        going_on = min(done // self.slides + 1, epochs)
+        going_on = max(done - 1, 0) // self.slides + 1
         self.tell(TrainProgress(going_on, epochs, done, total, eta, figures))
 
 

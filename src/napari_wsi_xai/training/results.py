@@ -22,14 +22,14 @@ from napari_wsi_xai.training.bags import read_bag
 from napari_wsi_xai.training.cohort import SIDES, Cohort
 from napari_wsi_xai.training.facts import FeatureFacts
 from napari_wsi_xai.training.losses import run_head
-from napari_wsi_xai.training.metrics import Estimate, Metrics, classification_metrics
+from napari_wsi_xai.training.metrics import Metrics, classification_metrics
 from napari_wsi_xai.training.records import write_atomically
 from napari_wsi_xai.training.splits import Split
 
 if TYPE_CHECKING:
     from napari_wsi_xai.training.module import MILModule
 
-__all__ = ["Predictions", "find_encoder", "metrics_from", "predict", "write_model"]
+__all__ = ["Predictions", "find_encoder", "predict", "write_model"]
 
 _NAMED = re.compile(r"(?P<name>\S+) \((?:untrained, seed (?P<seed>\d+)|(?P<weights>[^()\s]+))\)")
 
@@ -78,30 +78,19 @@ def cohort_metrics(
     )
 
 
-def metrics_from(values: dict[str, Any]) -> Metrics:
-    """What ``Metrics.to_dict`` wrote."""
-    figures = {n: Estimate(**values[n]) for n in ("auc", "accuracy", "weighted_f1")}
-    confusion = tuple(tuple(row) for row in values["confusion"])
-    classes = tuple(values["classes"])
-    return Metrics(
-        **figures,
-        confusion=confusion,
-        classes=classes,
-        slides=values["slides"],
-        patients=values["patients"],
-    )
-
-
 def write_predictions(
-    cohort: Cohort, rows: Sequence[tuple[int, str]], predictions: Predictions, path: Path
+    cohort: Cohort,
+    rows: Sequence[tuple[int, str]],
+    probabilities: Sequence[list[float]],
+    path: Path,
 ) -> Path:
-    """A CSV line for each (index of a case, side): names, labels and all probabilities."""
+    """A CSV line for each (index of a case, side): names, labels and its probabilities."""
     with write_atomically(path) as temporary, temporary.open("w", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
         columns = [f"p_{name}" for name in cohort.classes]
         lines.writerow(["slide", "patient", "side", "label", "predicted", *columns])
-        for index, side in rows:
-            case, chances = cohort.cases[index], predictions[index]
+        for (index, side), chances in zip(rows, probabilities, strict=True):
+            case = cohort.cases[index]
             predicted = cohort.classes[max(range(len(chances)), key=chances.__getitem__)]
             told = [case.slide, case.patient, side, cohort.classes[case.label], predicted]
             lines.writerow([*told, *(repr(p) for p in chances)])
