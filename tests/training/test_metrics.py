@@ -187,6 +187,7 @@ def test_as_json():
         ([], np.zeros((0, 2)), {}, r"labels \(0,\)"),
         ([0, 2], [0.1, 0.2], {}, "labels=0, 2 must be from 0 to 1"),
         ([-1, 0], [0.1, 0.2], {}, "labels=-1, 0"),
+        (["a", "b"], [0.1, 0.2], {}, "labels=a, b must be numbers"),
         ([0.5, 1], [0.1, 0.2], {}, "labels=0.5"),
         ([0, 1], [0.1, np.nan], {}, "1 of 2 slides are not finite"),
         ([0, 1], [0.1, 0.2], {"classes": ["a"]}, "classes=a must be 2"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from napari_wsi_xai.errors import BadArgumentError, CohortError
+from napari_wsi_xai.errors import BadArgumentError, CohortError, WsiXaiWarning
 from napari_wsi_xai.training import Cohort, read_public_set
 from napari_wsi_xai.training.public_crc import read_nuclei
 
@@ -253,11 +253,12 @@ def write_xlsx(path: Path, *sheets: list[list[str]]) -> None:
         book.writestr("xl/sharedStrings.xml", f"<sst {space}>{items}</sst>")
 
 
-def write_bracs_table(path: Path) -> None:
+def write_bracs_table(path: Path, **patients: str) -> None:
     sides = {"train": "Training", "val": "Validation", "test": "Testing"}
     rows = [["WSI Filename", "Patient Id", "", "WSI label", "RoI label", "Set"]]
     rows += [
-        [s, patient, "", kind, "", sides[side]] for s, (side, _, kind, patient) in BRACS.items()
+        [s, patients.get(s, patient), "", kind, "", sides[side]]
+        for s, (side, _, kind, patient) in BRACS.items()
     ]
     write_xlsx(path, [["About"], ["& more"]], [["Title"], *rows, ["", ""]])
 
@@ -275,6 +276,20 @@ def test_bracs_table_tells_the_patients(tmp_path):
     write_bracs_table(bracs(tmp_path) / "BRACS.xlsx")
     cohort = read_public_set("bracs", tmp_path)
     assert {c.slide: c.patient for c in cohort.cases} == {s: row[3] for s, row in BRACS.items()}
+
+
+def test_bracs_patients_on_several_sides_stay_on_the_last(tmp_path):
+    table = bracs(tmp_path) / "BRACS.xlsx"
+    write_bracs_table(table, BRACS_1="13", BRACS_4="14")
+    with pytest.warns(WsiXaiWarning, match=r"BRACS_1 \(train\), BRACS_4 \(train\) left out"):
+        cohort = read_public_set("bracs", tmp_path)
+    assert [case.slide for case in cohort.cases] == ["BRACS_2", "BRACS_3", "BRACS_5", "BRACS_6"]
+
+
+def test_bracs_as_mirrored(tmp_path):
+    bracs(tmp_path / "histoimage.na.icar.cnr.it")
+    write_bracs_table(tmp_path / "BRACS.xlsx")
+    assert len(read_public_set("bracs", tmp_path)) == 6
 
 
 def test_bracs_says_which_file_is_missing(tmp_path):

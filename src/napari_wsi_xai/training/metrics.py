@@ -165,6 +165,8 @@ def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.in
             f"labels {given.shape} and probabilities {np.shape(probabilities)} must be (n,) and "
             "(n, C) of one n above 0."
         )
+    if given.dtype.kind not in "biuf":
+        raise BadArgumentError(f"labels={listed(given.tolist())} must be numbers of classes.")
     truth = given.astype(np.int64)
     if (truth != given).any() or truth.min() < 0 or truth.max() >= scores.shape[1]:
         raise BadArgumentError(

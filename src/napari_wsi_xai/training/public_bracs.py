@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.errors import BadArgumentError, WsiXaiWarning
 from napari_wsi_xai.training.cohort import SIDES, Case, Cohort, check_cohort
 from napari_wsi_xai.training.public_files import (
     missing_files,
@@ -13,6 +15,7 @@ from napari_wsi_xai.training.public_files import (
     root_with,
     slide_files,
 )
+from napari_wsi_xai.training.wording import listed
 
 __all__ = ["read_bracs"]
 
@@ -22,6 +25,9 @@ TYPES = {"N": "BT", "PB": "BT", "UDH": "BT", "FEA": "AT", "ADH": "AT", "DCIS": "
 """Group of every lesion type: benign, atypical, malignant."""
 
 GROUPS = ("BT", "AT", "MT")
+
+FOLDERS = ("BRACS_WSI", "histoimage.na.icar.cnr.it/BRACS_WSI")
+"""Where the sides lie, when unpacked and when mirrored from the server."""
 
 _SIDES_IN_TABLE = {"training": "train", "validation": "val", "testing": "test"}
 
@@ -34,7 +40,9 @@ def read_bracs(data: Path, *, labels: Literal["group", "type"] = "group") -> Coh
         BRACS_WSI/train/Group_BT/Type_PB/BRACS_281.svs     also val and test
         BRACS.xlsx                                         whom every slide is of
 
-    Without the table every slide counts as a patient.
+    Without the table every slide counts as a patient. With it, a patient with slides on several
+    sides (the official split has one) keeps those on the last of them, so that validation and
+    test slides are all there; the others are left out, with a warning that names them.
 
     Parameters
     ----------
@@ -51,7 +59,7 @@ def read_bracs(data: Path, *, labels: Literal["group", "type"] = "group") -> Coh
     """
     if labels not in ("group", "type"):
         raise BadArgumentError(f"labels={labels!r} must be 'group' or 'type'.")
-    root = root_with(data, NAME, SIDES, "BRACS_WSI")
+    root = root_with(data, NAME, SIDES, *FOLDERS)
     rows = [
         (path, kind, side)
         for side in SIDES
@@ -70,7 +78,24 @@ def read_bracs(data: Path, *, labels: Literal["group", "type"] = "group") -> Coh
         label = classes.index(TYPES[kind] if labels == "group" else kind)
         patient = patients.get(path.stem, path.stem)
         cases.append(Case(path.stem, label, patient, path, side))
-    return check_cohort(Cohort(tuple(cases), classes), least=0)
+    return check_cohort(Cohort(_apart(cases), classes), least=0)
+
+
+def _apart(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """Cases without those whose patient is on a later side too."""
+    last: dict[str, int] = {}
+    for case in cases:
+        last[case.patient] = max(last.get(case.patient, 0), SIDES.index(str(case.split)))
+    kept = [case for case in cases if SIDES[last[case.patient]] == case.split]
+    left = [f"{case.slide} ({case.split})" for case in cases if case not in kept]
+    if left:
+        warnings.warn(
+            f"{listed(left)} left out: their patients are on a later side of the official split "
+            "too.",
+            WsiXaiWarning,
+            stacklevel=4,
+        )
+    return tuple(kept)
 
 
 def _has_table(folder: Path) -> bool:

@@ -17,16 +17,16 @@ __all__ = ["missing_files", "read_sheet", "read_tsv", "root_with", "slide_files"
 _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
-def root_with(data: Path, name: str, wanted: Iterable[str], folder: str) -> Path:
-    """``data`` itself or its ``folder``, whichever holds one of the ``wanted`` folders.
+def root_with(data: Path, name: str, wanted: Iterable[str], *folders: str) -> Path:
+    """``data`` itself or one of its ``folders``, whichever holds one of the ``wanted`` folders.
 
     Raises
     ------
     CohortError
-        Neither does.
+        None does.
     """
     wanted = tuple(wanted)
-    for root in (data, data / folder):
+    for root in (data, *(data / folder for folder in folders)):
         if any((root / one).is_dir() for one in wanted):
             return root
     if not data.is_dir():
