@@ -129,3 +129,19 @@ def test_stain_follows_beer_and_lambert():
     light = stain.transmit(h, e, np.zeros((2, 2), dtype=np.float32))[0, 0]
     density = 0.4 * np.array(stain.haematoxylin) + 0.7 * np.array(stain.eosin)
     np.testing.assert_allclose(light, np.array(stain.white) * np.exp(-density), atol=1.0)
+
+
+def test_seeds_keep_their_looks(scene):
+    """Layout and mean colours around the first nest, as they always were."""
+    layout = scene.layout
+    counts = {name: len(getattr(layout, name)) for name in ("tissue", "foci", "nests", "glands")}
+    assert counts == {"tissue": 2, "foci": 1, "nests": 1, "glands": 4}
+    assert (len(layout.clusters), len(layout.vessels), len(layout.fat)) == (2, 4, 1)
+    assert layout.nests.reach.sum() == pytest.approx(299.58, abs=0.01)
+    y, x = int(layout.nests.y[0]), int(layout.nests.x[0])
+    assert (y, x) == (1354, 1090)
+    image = scene.render(Region(y - 256, x - 256, 512, 512)).astype(float)
+    means = image.reshape(2, 256, 2, 256, 3).mean(axis=(1, 3))
+    upper = [[163.0, 116.0, 161.5], [176.5, 126.8, 168.7]]
+    lower = [[181.6, 126.4, 168.0], [172.3, 124.3, 167.3]]
+    np.testing.assert_allclose(means, [upper, lower], atol=0.2)

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_wsi_xai.demo.cohort import make_cohort
     from napari_wsi_xai.demo.model import demo_model_path
     from napari_wsi_xai.demo.render import Scene
     from napari_wsi_xai.demo.run import DemoResult, run_demo
@@ -19,6 +20,7 @@ __all__ = [
     "DemoSlide",
     "Scene",
     "demo_model_path",
+    "make_cohort",
     "make_demo_slide",
     "run_demo",
 ]
@@ -28,6 +30,7 @@ _HOME_OF = {
     "DemoSlide": "slide",
     "Scene": "render",
     "demo_model_path": "model",
+    "make_cohort": "cohort",
     "make_demo_slide": "slide",
     "run_demo": "run",
 }

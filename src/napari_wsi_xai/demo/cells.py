@@ -82,7 +82,7 @@ def populations(layout: Layout, seed: int, region: Region) -> Iterator[Populatio
         return
     near = {
         name: getattr(layout, name).near(region, REACH + 40)
-        for name in ("tissue", "foci", "nests", "glands", "clusters", "vessels", "fat")
+        for name in ("tissue", "foci", "nests", "glands", "clusters", "vessels", "fat", "mimics")
     }
     local = Layout(**near)
     yield _fibroblasts(local, seed, region)
@@ -90,7 +90,9 @@ def populations(layout: Layout, seed: int, region: Region) -> Iterator[Populatio
     if len(local.clusters):
         yield _lymphoid(local, seed, region)
     if len(local.nests):
-        yield _tumour(local, seed, region)
+        yield _solid("tumour", local.nests, seed, region)
+    if len(local.mimics):
+        yield _solid("reactive", local.mimics, seed, region)
     if len(local.glands):
         yield _ring("epithelial", local.glands, seed, region, inset=10.5, spacing=11.5)
     if len(local.vessels):
@@ -101,7 +103,7 @@ def populations(layout: Layout, seed: int, region: Region) -> Iterator[Populatio
 def _fibroblasts(layout: Layout, seed: int, region: Region) -> Population:
     y, x, chance = jittered_points(region, REACH, 46.0, 17.0, seed, STROMA)
     keep = (chance < 0.62) & (layout.tissue.depth(y, x) > 8)
-    keep &= layout.nests.depth(y, x) < -10
+    keep &= layout.solid.depth(y, x) < -10
     keep &= np.maximum(layout.glands.depth(y, x), layout.vessels.depth(y, x)) < -6
     keep &= layout.fat.depth(y, x) < 0
     keep &= layout.clusters.depth(y, x) < 15
@@ -117,7 +119,7 @@ def _diffuse_lymphocytes(layout: Layout, seed: int, region: Region) -> Populatio
     streaks = np.clip(noise_at(y, x, 130, seed, DIFFUSE + 5), 0, 1)
     rim = np.clip(layout.clusters.depth(y, x) / 90 + 1, 0, 1) ** 2
     wanted = 0.012 + 0.05 * streaks + inflamed * (0.04 + 0.55 * streaks) + 0.35 * rim
-    wanted = np.where(layout.nests.depth(y, x) > -8, 0.02, wanted)
+    wanted = np.where(layout.solid.depth(y, x) > -8, 0.02, wanted)
     keep = (chance < wanted) & (layout.tissue.depth(y, x) > 6)
     keep &= np.maximum(layout.glands.depth(y, x), layout.vessels.depth(y, x)) < -6
     keep &= layout.fat.depth(y, x) < 0
@@ -132,13 +134,13 @@ def _lymphoid(layout: Layout, seed: int, region: Region) -> Population:
     return _kept("lymphocyte", y, x, _any_stamp(chance), keep)
 
 
-def _tumour(layout: Layout, seed: int, region: Region) -> Population:
+def _solid(kind: str, nests: Blobs, seed: int, region: Region) -> Population:
     """Fill the nests' polygons: the ground truth is exact because it is the same test."""
     y, x, chance = jittered_points(region, REACH, 31.0, 9.0, seed, TUMOUR)
     inside = np.zeros(y.shape, dtype=bool)
-    for polygon in layout.nests.polygons():
+    for polygon in nests.polygons():
         inside |= shapely.contains_xy(polygon, x, y)
-    return _kept("tumour", y, x, _any_stamp(chance), inside & (chance < 0.95))
+    return _kept(kind, y, x, _any_stamp(chance), inside & (chance < 0.95))
 
 
 def _ring(

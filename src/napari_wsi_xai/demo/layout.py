@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import shapely
@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from napari_wsi_xai.demo.noise import uniform
 from napari_wsi_xai.demo.shapes import Blobs, outline
+from napari_wsi_xai.errors import BadArgumentError
 
-__all__ = ["Layout", "lay_out"]
+__all__ = ["FewNests", "Layout", "lay_out"]
 
 PIECE_PX = 16_000  # a slide larger than this holds several pieces of tissue
 MARGIN_PX = 40.0  # nothing is put nearer to the tissue's edge
 
 # Salts: what a random number is for. Each use takes a few consecutive ones.
-PIECE, FOCUS, NEST, LOBULE, GLAND, CLUSTER, VESSEL, FAT = range(100, 900, 100)
+PIECE, FOCUS, NEST, LOBULE, GLAND, CLUSTER, VESSEL, FAT, FEW, MIMIC = range(100, 1100, 100)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Layout:
         Tumour nests: tumour cells lie in them and nowhere else.
     glands, clusters, vessels, fat
         Glands in lobules, lymphoid clusters, small blood vessels, fat lobules.
+    mimics
+        Solid nests of reactive cells, which are no tumour.
     """
 
     tissue: Blobs
@@ -44,6 +47,31 @@ class Layout:
     clusters: Blobs
     vessels: Blobs
     fat: Blobs
+    mimics: Blobs = field(default_factory=Blobs.empty)
+
+    @property
+    def solid(self) -> Blobs:
+        """Nests of either kind: where there are cells side by side and no stroma."""
+        return self.nests + self.mimics if len(self.mimics) else self.nests
+
+
+@dataclass(frozen=True)
+class FewNests:
+    """Nests that have to be looked for, in place of inflamed areas full of them.
+
+    Attributes
+    ----------
+    count
+        Fewest and most tumour nests of a tumour slide.
+    radii_px
+        Least and most of a nest's largest radius, level-0 pixels.
+    mimics
+        Fewest and most nests of reactive cells, of the same sizes, on a slide of either kind.
+    """
+
+    count: tuple[int, int]
+    radii_px: tuple[float, float]
+    mimics: tuple[int, int] = (0, 0)
 
 
 class _Circles:
@@ -126,11 +154,7 @@ def _tissue(seed: int, shape: tuple[int, int]) -> Blobs:
     # A fragment must not touch its piece: two overlapping pieces would be one with a crease.
     apart = large.depth(small.y, small.x) < -half * 0.2
     pieces = Blobs(small.y[apart], small.x[apart], small.radii[apart])
-    return Blobs(
-        np.append(large.y, pieces.y),
-        np.append(large.x, pieces.x),
-        np.vstack([large.radii, pieces.radii]),
-    )
+    return large + pieces
 
 
 def _spread(
@@ -164,10 +188,34 @@ def _packed(
     return found
 
 
-def lay_out(seed: int, shape: tuple[int, int], tumour: bool) -> Layout:
+def _few(
+    circles: _Circles, salt: int, count: tuple[int, int], radii: tuple[float, float]
+) -> list[tuple[float, float, float]]:
+    """Between two numbers of circles (y, x, radius), anywhere there is room."""
+    (least, most), (low, high) = count, radii
+    number = least + int((most - least + 1) * float(uniform(circles.seed, salt, np.array(0))))
+    sizes = -np.sort(-(low + (high - low) * uniform(circles.seed, salt + 1, np.arange(number))))
+    placed = circles.place(salt + 2, sizes, 20.0, tries=4096)
+    if len(placed) < number:
+        raise BadArgumentError(
+            f"the tissue of seed {circles.seed} has room for {len(placed)} of {number} nests of "
+            f"{low:.0f} to {high:.0f} px radius; ask for fewer or smaller ones, or larger slides."
+        )
+    return placed
+
+
+def lay_out(
+    seed: int, shape: tuple[int, int], tumour: bool, few_nests: FewNests | None = None
+) -> Layout:
     """Decide where everything lies on a slide of ``shape`` (height, width) level-0 pixels.
 
-    A normal slide is the tumour slide of the same seed with its nests left out.
+    A normal slide is the tumour slide of the same seed with its nests left out. ``few_nests``
+    changes nothing but the nests of either kind.
+
+    Raises
+    ------
+    BadArgumentError
+        The few nests find no room.
     """
     tissue = _tissue(seed, shape)
     ground = shapely.union_all(tissue.polygons())
@@ -188,14 +236,23 @@ def lay_out(seed: int, shape: tuple[int, int], tumour: bool) -> Layout:
     fat = circles.place(FAT, _spread(seed, FAT + 10, area, 0.16, (180, 420), 0), 30.0, 80)
     vessels = circles.place(VESSEL, _spread(seed, VESSEL + 10, area, 1.1, (28, 80)), 20.0, 60)
 
-    nests = _packed(seed, NEST, foci, (70.0, 520.0), 34, gap=10.0) if tumour else []
+    nests: list[tuple[float, float, float]] = []
+    mimics: list[tuple[float, float, float]] = []
+    if few_nests:
+        free = _Circles(seed, ground)
+        free.taken = circles.taken[len(foci) :]
+        nests = _few(free, FEW, few_nests.count, few_nests.radii_px)
+        mimics = _few(free, FEW + 10, few_nests.mimics, few_nests.radii_px)
+    elif tumour:
+        nests = _packed(seed, NEST, foci, (70.0, 520.0), 34, gap=10.0)
     glands = _packed(seed, GLAND, lobules, (56.0, 130.0), 44, gap=4.0)
     return Layout(
         tissue=tissue,
         foci=_blobs(seed, FOCUS, foci, 0.2, 0.2),
-        nests=_blobs(seed, NEST, nests, 0.34, 0.4),
+        nests=_blobs(seed, NEST, nests if tumour else [], 0.34, 0.4),
         glands=_blobs(seed, GLAND, glands, 0.16, 0.35),
         clusters=_blobs(seed, CLUSTER, clusters, 0.26, 0.5),
         vessels=_blobs(seed, VESSEL, vessels, 0.12, 0.9),
         fat=_blobs(seed, FAT, fat, 0.4, 0.4),
+        mimics=_blobs(seed, MIMIC, mimics, 0.34, 0.4),
     )

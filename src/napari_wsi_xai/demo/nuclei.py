@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[tuple[float, float], tuple[float, float], float, float, f
     "epithelial": ((7.5, 10.0), (4.6, 6.0), 1.20, 0.05, 0.16),
     "tumour": ((11.0, 20.0), (9.0, 14.5), 1.45, 0.24, 0.34),
     "erythrocyte": ((6.0, 7.2), (5.4, 6.8), 0.95, 0.06, 0.05),
+    "reactive": ((9.4, 15.3), (7.9, 12.0), 1.34, 0.13, 0.25),
 }
 
 
@@ -60,7 +61,7 @@ def _draw(kind: str, index: int) -> NDArray[np.float32]:
     clumps = ndimage.gaussian_filter(grain, 1.1 if kind == "lymphocyte" else 1.6) - 0.5
     clumps *= chromatin / max(clumps.std(), 1e-9)
     tone = 1 + clumps + 0.22 * np.exp(-((inside - 1.6) ** 2) / 2.5)
-    if kind == "tumour":
+    if kind in ("tumour", "reactive"):
         tone += _nucleoli(draw, y, x, b) - 0.18 * np.clip(inside / 6 - 0.3, 0, 1)
         density *= 0.78 + 0.6 * draw[3]  # some vesicular, some hyperchromatic
     return np.asarray(density * cover * np.clip(tone, 0.35, 1.7), dtype=np.float32)

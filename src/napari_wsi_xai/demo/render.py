@@ -17,10 +17,11 @@ from napari_wsi_xai.demo.cells import (
     Population,
     populations,
 )
-from napari_wsi_xai.demo.layout import Layout, lay_out
+from napari_wsi_xai.demo.ink import Ink, draw_ink
+from napari_wsi_xai.demo.layout import FewNests, Layout, lay_out
 from napari_wsi_xai.demo.noise import Lattice, noise_field, periodic_texture, uniform, wrapped
 from napari_wsi_xai.demo.nuclei import jittered_points, set_stamps, stamps
-from napari_wsi_xai.demo.stain import Stain, slide_stain
+from napari_wsi_xai.demo.stain import Stain, slide_stain, tinted
 from napari_wsi_xai.geometry import Region
 
 __all__ = ["Scene"]
@@ -55,21 +56,36 @@ class Scene:
         (height, width) in level-0 pixels at 0.5 micrometres.
     tumour
         Whether the nests are there; everything else is the same without them.
+    few_nests
+        Number and size of the nests, where they are few.
+    pen
+        Whether somebody has drawn on the slide.
+    tint
+        Whether a scanner with a yellowish light has read it.
     """
 
     seed: int
     shape: tuple[int, int]
     tumour: bool = True
+    few_nests: FewNests | None = None
+    pen: bool = False
+    tint: bool = False
 
     @cached_property
     def layout(self) -> Layout:
         """The large objects."""
-        return lay_out(self.seed, self.shape, self.tumour)
+        return lay_out(self.seed, self.shape, self.tumour, self.few_nests)
 
     @cached_property
     def stain(self) -> Stain:
-        """The slide's stain."""
-        return slide_stain(self.seed)
+        """The slide's stain, and the light it is seen in."""
+        stain = slide_stain(self.seed)
+        return tinted(stain) if self.tint else stain
+
+    @cached_property
+    def ink(self) -> Ink | None:
+        """What was drawn on the slide."""
+        return draw_ink(self.seed, self.layout) if self.pen else None
 
     def nuclei(self, region: Region) -> list[Population]:
         """Nuclei whose centres lie within 32 px of a region, by population."""
@@ -86,7 +102,10 @@ class Scene:
             for x in range(0, region.width, PIECE_PX):
                 height, width = min(PIECE_PX, region.height - y), min(PIECE_PX, region.width - x)
                 piece = Region(region.y + y, region.x + x, height, width)
-                image[y : y + height, x : x + width] = self._render_piece(piece)
+                pixels = self._render_piece(piece)
+                image[y : y + height, x : x + width] = (
+                    self.ink.over(pixels, piece, self.seed) if self.ink else pixels
+                )
         return image
 
     def _render_piece(self, region: Region) -> NDArray[np.uint8]:
@@ -163,8 +182,8 @@ class Scene:
     def _nests(
         self, region: Region, haematoxylin: Floats, eosin: Floats, fine: Floats, clouds: Floats
     ) -> None:
-        """Cytoplasm of tumour cells, greyish purple, here and there shrunken off the stroma."""
-        depth = self.layout.nests.depth_field(region, FAR)
+        """Cytoplasm of nests, greyish purple, here and there shrunken off the stroma."""
+        depth = self.layout.solid.depth_field(region, FAR)
         if depth is None:
             return
         shrunken = _ramp(depth, -13, -7) - _ramp(depth, -5, 1)

@@ -56,6 +56,14 @@ class Blobs:
     def __len__(self) -> int:
         return len(self.y)
 
+    def __add__(self, other: Blobs) -> Blobs:
+        """Those of both."""
+        return Blobs(
+            np.append(self.y, other.y),
+            np.append(self.x, other.x),
+            np.vstack([self.radii, other.radii]),
+        )
+
     @property
     def reach(self) -> Floats:
         """Largest radius of each (n,)."""

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from napari_wsi_xai.demo.render import Scene
+from napari_wsi_xai.demo.tile_spool import TileSpool
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.geometry import Region
 
-__all__ = ["DEMO_MPP", "DOWNSAMPLES", "DemoSlide", "existing_demo_slide", "make_demo_slide"]
+__all__ = [
+    "DEMO_MPP",
+    "DOWNSAMPLES",
+    "DemoSlide",
+    "existing_demo_slide",
+    "existing_scene",
+    "make_demo_slide",
+    "write_scene",
+]
 
 GENERATOR = 1
 """Raised with every change of what a seed looks like; written into the files."""
@@ -87,7 +94,17 @@ def make_demo_slide(
     BadArgumentError
         A side is under 1024 px, or mpp is not positive.
     """
-    path = Path(path)
+    return write_scene(path, Scene(seed, shape, tumour), mpp, progress)
+
+
+def write_scene(
+    path: str | os.PathLike[str],
+    scene: Scene,
+    mpp: float = DEMO_MPP,
+    progress: Callable[[int, int], None] | None = None,
+) -> DemoSlide:
+    """:func:`make_demo_slide` for any scene."""
+    path, shape = Path(path), scene.shape
     if min(shape) < SMALLEST_PX:
         raise BadArgumentError(
             f"a demo slide of {shape[0]} x {shape[1]} px is too small; "
@@ -95,7 +112,6 @@ def make_demo_slide(
         )
     if not mpp > 0:
         raise BadArgumentError(f"mpp={mpp} is not above 0; give micrometres per pixel, e.g. 0.5.")
-    scene = Scene(seed, shape, tumour)
     partial = path.with_name(path.name + ".partial")
     try:
         _write_pyramid(partial, scene, mpp, progress or (lambda done, total: None))
@@ -119,12 +135,18 @@ def existing_demo_slide(
     BadArgumentError
         Another file is at the path, such as the slide of another seed.
     """
+    return existing_scene(path, Scene(seed, shape, tumour), mpp)
+
+
+def existing_scene(
+    path: str | os.PathLike[str], scene: Scene, mpp: float = DEMO_MPP
+) -> DemoSlide | None:
+    """:func:`existing_demo_slide` for any scene."""
     import tifffile
 
-    path = Path(path)
+    path, shape = Path(path), scene.shape
     if not path.exists():
         return None
-    scene = Scene(seed, shape, tumour)
     try:
         with tifffile.TiffFile(path) as tif:
             found = (tif.pages.first.description, tuple(tif.pages.first.shape[:2]))
@@ -132,7 +154,7 @@ def existing_demo_slide(
         found = ("no readable TIFF", (0, 0))
     if found != (_description(scene, mpp), tuple(shape)):
         raise BadArgumentError(
-            f"{path} is not the demo slide of seed {seed} and {shape[0]} x {shape[1]} px but "
+            f"{path} is not the demo slide of seed {scene.seed} and {shape[0]} x {shape[1]} px but "
             f"{found[0]!r}; choose another folder or delete it."
         )
     return _demo_slide(path, scene)
@@ -143,29 +165,12 @@ def _demo_slide(path: Path, scene: Scene) -> DemoSlide:
     return DemoSlide(path, scene.layout.nests.polygons(), label)
 
 
-class _TileSpool:
-    """Compressed tiles of one level, row by row, on disk until the level's turn comes."""
-
-    def __init__(self) -> None:
-        self.file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the writer
-        self.lengths: list[int] = []
-
-    def append(self, tile: bytes) -> None:
-        self.file.write(tile)
-        self.lengths.append(len(tile))
-
-    def __iter__(self) -> Iterator[bytes]:
-        self.file.seek(0)
-        for length in self.lengths:
-            yield self.file.read(length)
-
-
 def _write_pyramid(
     path: Path, scene: Scene, mpp: float, progress: Callable[[int, int], None]
 ) -> None:
     import tifffile
 
-    spools = [_TileSpool() for _ in DOWNSAMPLES[1:]]
+    spools = [TileSpool() for _ in DOWNSAMPLES[1:]]
     try:
         with tifffile.TiffWriter(path, bigtiff=scene.shape[0] * scene.shape[1] > 2e9) as tif:
             for level, downsample in enumerate(DOWNSAMPLES):
@@ -193,10 +198,12 @@ def _write_pyramid(
 
 def _description(scene: Scene, mpp: float) -> str:
     kind = "tumour" if scene.tumour else "normal"
-    return (
-        f"napari-wsi-xai procedural demo slide {GENERATOR}"
-        f"|seed = {scene.seed}|kind = {kind}|MPP = {mpp:g}"
-    )
+    name = f"napari-wsi-xai procedural demo slide {GENERATOR}"
+    parts = [name, f"seed = {scene.seed}", f"kind = {kind}", f"MPP = {mpp:g}"]
+    if few := scene.few_nests:
+        parts.append(f"nests = {few.count}, mimics = {few.mimics}, radii = {few.radii_px} px")
+    parts += [f"{extra} = yes" for extra in ("pen", "tint") if getattr(scene, extra)]
+    return "|".join(parts)
 
 
 def _level_shape(shape: tuple[int, int], downsample: int) -> tuple[int, int]:
@@ -204,7 +211,7 @@ def _level_shape(shape: tuple[int, int], downsample: int) -> tuple[int, int]:
 
 
 def _level0_tiles(
-    scene: Scene, spools: list[_TileSpool], progress: Callable[[int, int], None]
+    scene: Scene, spools: list[TileSpool], progress: Callable[[int, int], None]
 ) -> Iterator[bytes]:
     """Level-0 tiles in the file's order; on the way the coarser ones go to their spools."""
     rows = range(0, scene.shape[0], BLOCK_PX)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_wsi_xai.demo.noise import uniform
 
-__all__ = ["Stain", "slide_stain"]
+__all__ = ["Stain", "slide_stain", "tinted"]
 
 Floats = NDArray[np.float32]
 
@@ -18,6 +18,8 @@ EOSIN = ((0.07, 0.99, 0.11), (0.216, 0.801, 0.558))
 """Optical density in red, green, blue of unit stain: Ruifrok & Johnston (2001), Macenko (2009)."""
 EOSIN_SHADE = 0.95  # from the first towards the second; the first alone is nearly magenta
 HAEMATOXYLIN_SHADE = 0.45
+TINT = (1.0, 0.975, 0.90)
+"""What is left of red, green and blue in the light of a yellowish scanner."""
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,9 @@ def slide_stain(seed: int) -> Stain:
     e = vector(EOSIN, EOSIN_SHADE + 0.4 * (draw[2] - 0.5), 0.85 + 0.35 * draw[3])
     white = [240 + 8 * float(draw[4]), 239 + 8 * float(draw[5]), 240 + 7 * float(draw[6])]
     return Stain((h[0], h[1], h[2]), (e[0], e[1], e[2]), (white[0], white[1], white[2]))
+
+
+def tinted(stain: Stain) -> Stain:
+    """The same stain in the light of a scanner that is not white-balanced."""
+    red, green, blue = (white * left for white, left in zip(stain.white, TINT, strict=True))
+    return replace(stain, white=(red, green, blue))
