@@ -76,15 +76,19 @@ def train(
     _check(folds, workers, device)
     settings = _settings(head, recipe, setting or [])
     slides = read_cohort(cohort, features)
+    made_with = _encoder(encoder, encoder_weights)
     options: dict[str, Any] = {
-        "encoder": _encoder(encoder, encoder_weights),
+        "encoder": made_with,
         "tile_px": tile_px,
         "mpps": None if tile_mpp is None else numbers_of(tile_mpp),
         "workers": workers,
         "device": device,
     }
-    watching = _watching(slides, watch or [], rule or [])
+    watched = [*dict.fromkeys(watch or [])]
+    _check_watched(slides, watched, rule or [])
     try:
+        slides = _encoded(slides, made_with, out, tile_px, options["mpps"])
+        watching = _watching(slides, watched, rule or [])
         if folds is None:
             result = _train_once(slides, settings, out, watching, options)
             _tell(result.to_dict(), as_json, lambda: _print_result(result))
@@ -145,16 +149,50 @@ def _encoder(name: str | None, weights: str | None) -> Encoder | None:
     return build_encoder(name, weights)
 
 
-def _watching(cohort: Cohort, names: list[str], rules: list[str]) -> Any:
-    """Makes the callbacks that watch slides in a folder."""
+def _encoded(
+    cohort: Cohort, encoder: Encoder | None, out: Path, tile_px: int | None, mpps: Any
+) -> Cohort:
+    """The cohort with features of all slides; those that have none are encoded first."""
+    from napari_wsi_xai.errors import BadArgumentError
+    from napari_wsi_xai.training.encoding import EncodingProgress, encode_cohort
+
+    waiting = [case.slide for case in cohort.cases if case.kind == "slide"]
+    if not waiting:
+        return cohort
+    if encoder is None:
+        raise BadArgumentError(
+            f"{len(waiting)} slides have no features yet ({waiting[0]}): give --encoder NAME, "
+            "which they are encoded with first."
+        )
+    with ProgressDisplay("encoding", "slides") as display:
+
+        def show(progress: EncodingProgress) -> None:
+            left = "" if progress.eta_s is None else f", {duration(progress.eta_s)} left"
+            display.count(progress.number - 1, progress.slides, f"{progress.slide}{left}")
+
+        return encode_cohort(
+            cohort,
+            encoder,
+            out / "features",
+            tile_px=tile_px or 224,
+            mpp=mpps or 0.5,
+            tell=show,
+        )
+
+
+def _check_watched(cohort: Cohort, names: list[str], rules: list[str]) -> None:
     from napari_wsi_xai.errors import BadArgumentError
 
-    cases = {case.slide: case for case in cohort.cases}
-    unknown = [name for name in names if name not in cases]
+    known = {case.slide for case in cohort.cases}
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise BadArgumentError(f"--watch {unknown[0]}: there is no such slide in the cohort.")
     if rules and not names:
         raise BadArgumentError("--rule needs slides to judge by: give --watch SLIDE.")
+
+
+def _watching(cohort: Cohort, names: list[str], rules: list[str]) -> Any:
+    """Makes the callbacks that watch slides in a folder."""
 
     def callbacks(folder: Path) -> list[Any]:
         if not names:
@@ -164,7 +202,7 @@ def _watching(cohort: Cohort, names: list[str], rules: list[str]) -> Any:
         import_lightning()
         from napari_wsi_xai.training.watch import STORE_NAME, WatchSlides
 
-        watched = [cases[name] for name in dict.fromkeys(names)]
+        watched = [case for case in cohort.cases if case.slide in names]
         return [WatchSlides(watched, cohort.classes, folder / STORE_NAME, rules=rules)]
 
     return callbacks
