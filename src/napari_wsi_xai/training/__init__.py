@@ -17,11 +17,17 @@ if TYPE_CHECKING:
         read_cohort,
         write_cohort,
     )
+    from napari_wsi_xai.training.crossval import CrossValidation, cross_validate
     from napari_wsi_xai.training.encoding import EncodingProgress, encode_cohort
     from napari_wsi_xai.training.facts import FeatureFacts, feature_facts
+    from napari_wsi_xai.training.fit import TrainResult, train
+    from napari_wsi_xai.training.losses import training_loss
     from napari_wsi_xai.training.metrics import Estimate, Metrics, classification_metrics
+    from napari_wsi_xai.training.module import MILModule
     from napari_wsi_xai.training.nuclei import encode_nuclei, nucleus_tiles
     from napari_wsi_xai.training.public_sets import PUBLIC_SETS, read_public_set
+    from napari_wsi_xai.training.recipes import Recipe, read_recipe, recipe_for, write_recipe
+    from napari_wsi_xai.training.records import TrainProgress
     from napari_wsi_xai.training.splits import (
         Split,
         check_patients,
@@ -32,19 +38,25 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "PUBLIC_SETS",
     "Bag",
     "BagDataset",
     "Case",
     "Cohort",
+    "CrossValidation",
     "EncodingProgress",
     "Estimate",
     "FeatureFacts",
+    "MILModule",
     "Metrics",
+    "PUBLIC_SETS",
+    "Recipe",
     "Split",
+    "TrainProgress",
+    "TrainResult",
     "check_cohort",
     "check_patients",
     "classification_metrics",
+    "cross_validate",
     "encode_cohort",
     "encode_nuclei",
     "feature_facts",
@@ -55,18 +67,29 @@ __all__ = [
     "read_bag",
     "read_cohort",
     "read_public_set",
+    "read_recipe",
+    "recipe_for",
     "repeated",
+    "train",
+    "training_loss",
     "write_cohort",
+    "write_recipe",
 ]
 
 _HOMES = {
     "bags": ("Bag", "BagDataset", "read_bag"),
     "cohort": ("Case", "Cohort", "check_cohort", "read_cohort", "write_cohort"),
+    "crossval": ("CrossValidation", "cross_validate"),
     "encoding": ("EncodingProgress", "encode_cohort"),
     "facts": ("FeatureFacts", "feature_facts"),
+    "fit": ("TrainResult", "train"),
+    "losses": ("training_loss",),
     "metrics": ("Estimate", "Metrics", "classification_metrics"),
+    "module": ("MILModule",),
     "nuclei": ("encode_nuclei", "nucleus_tiles"),
     "public_sets": ("PUBLIC_SETS", "read_public_set"),
+    "recipes": ("Recipe", "read_recipe", "recipe_for", "write_recipe"),
+    "records": ("TrainProgress",),
     "splits": ("Split", "check_patients", "given", "hold_out", "k_fold", "repeated"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
