@@ -176,7 +176,12 @@ def test_yaml_that_holds_no_rules(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("logged", "key"),
-    [("val/auc", "val_auc"), ("validation AUC", "val_auc"), ("train_loss_epoch", "train_loss")],
+    [
+        ("val/auc", "val_auc"),
+        ("validation AUC", "val_auc"),
+        ("val_weighted_f1", "val_f1"),
+        ("train_loss_epoch", "train_loss"),
+    ],
 )
 def test_metrics_are_known_by_several_names(logged: str, key: str) -> None:
     assert metric_key(logged) == key

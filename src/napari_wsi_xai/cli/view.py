@@ -42,13 +42,14 @@ def open_window(paths: list[str], truth: tuple[Path, Path] | None = None) -> Non
         then.
     """
     from napari_wsi_xai.viewer.layers import add_layer_data
-    from napari_wsi_xai.viewer.reader import get_reader, read_slide
+    from napari_wsi_xai.viewer.reader import get_reader, read_epochs, read_slide
 
     _require_window()
     # What is asked for by name is a slide, also where the reader would leave a file to others.
     readers = [get_reader(path) or read_slide for path in paths]
     for path, reader in zip(paths, readers, strict=True):
-        _require_readable(path, is_slide=reader is read_slide)
+        if reader is not read_epochs:  # which opens no slide that it needs
+            _require_readable(path, is_slide=reader is read_slide)
     import napari
 
     viewer = napari.Viewer()

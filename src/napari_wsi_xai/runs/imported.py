@@ -21,7 +21,7 @@ from napari_wsi_xai.tiles import TileGrid
 if TYPE_CHECKING:
     from napari_wsi_xai.models import MILModel
 
-__all__ = ["run_from_bag"]
+__all__ = ["grid_of_bag", "run_from_bag"]
 
 BLOCK_TILES = 8
 
@@ -65,12 +65,8 @@ def run_from_bag(
         The descriptors do not fit the head.
     """
     _require_head_for(bag, head, name)
-    size = tile_size_level0 or bag.tile_size_level0
-    if bag.coords_level0 is None or not size:
-        missing = "coordinates" if bag.coords_level0 is None else "tile size (patch_size_level0)"
-        raise BadArgumentError(f"{name} has no {missing}, so its tiles cannot be placed on a map.")
-    cells = _cells(bag.coords_level0, size)
-    grid = _grid(bag, cells, size, mpp)
+    grid, cells = grid_of_bag(bag, mpp, name, tile_size_level0)
+    assert bag.coords_level0 is not None
     selected = np.zeros(grid.shape, dtype=bool)
     selected[cells[:, 0], cells[:, 1]] = True
     features = np.full((*grid.shape, bag.features.shape[1]), np.nan, dtype=np.float32)
@@ -104,6 +100,24 @@ def run_from_bag(
     run.update_maps()
     run.save_maps()
     return run
+
+
+def grid_of_bag(
+    bag: FeatureBag, mpp: Mpp, name: str = "features", tile_size_level0: float | None = None
+) -> tuple[TileGrid, NDArray[np.int64]]:
+    """The grid that the tiles of a bag lie on, and (n, 2) row and column of each.
+
+    Raises
+    ------
+    BadArgumentError
+        There are no coordinates, or the tile size is not known.
+    """
+    size = tile_size_level0 or bag.tile_size_level0
+    if bag.coords_level0 is None or not size:
+        missing = "coordinates" if bag.coords_level0 is None else "tile size (patch_size_level0)"
+        raise BadArgumentError(f"{name} has no {missing}, so its tiles cannot be placed on a map.")
+    cells = _cells(bag.coords_level0, size)
+    return _grid(bag, cells, size, mpp), cells
 
 
 def _require_head_for(bag: FeatureBag, head: MILModel, name: str) -> None:

@@ -31,6 +31,9 @@ IDENTITY_WORDS = {
     "block_tiles": "another block size",
     "feature_dtype": "another feature type",
     "exhaustive": "another way of opening tiles",
+    "watched": "other watched slides",
+    "classes": "other classes",
+    "head": "another head",
 }
 
 
@@ -66,9 +69,10 @@ class StoreGroup:
         group, attributes = _opened(path, mode)
         kind = attributes.get("kind", "tiles")
         if kind != cls.KIND:
+            opener = "EpochStore.open" if kind == "epochs" else "open_run, which knows both"
             raise StoreError(
                 f"{path} holds results of the kind {kind!r}, not {cls.KIND!r}: open it with "
-                "open_run, which knows both."
+                f"{opener}."
             )
         schema = attributes.get("schema")
         if schema != cls.SCHEMA:

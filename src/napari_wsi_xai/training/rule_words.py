@@ -51,7 +51,8 @@ def metric_key(name: str) -> str:
     """``"val_auc"`` from what training logs it as: "val/auc", "Validation AUC", "val_auc_epoch"."""
     parts = re.split(r"[\s_/.-]+", name.strip().lower())
     short = {"validation": "val", "valid": "val", "training": "train", "acc": "accuracy"}
-    parts = [short.get(part, part) for part in parts]
+    # Of several F1 scores the one weighted by class is logged.
+    parts = [short.get(part, part) for part in parts if part != "weighted"]
     return "_".join(parts[:-1] if len(parts) > 2 and parts[-1] == "epoch" else parts)
 
 

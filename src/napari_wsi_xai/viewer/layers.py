@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from napari_wsi_xai.viewer.colours import label_colours
+from napari_wsi_xai.viewer.epoch_layers import add_epoch_layers
 from napari_wsi_xai.viewer.map_styles import MapStyle, map_name, map_style
 from napari_wsi_xai.viewer.pictures import (
     MAP_KINDS,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_wsi_xai.runs import Run, ZoomRun
+    from napari_wsi_xai.training.epoch_store import EpochStore
 
 __all__ = [
     "MapStyle",
@@ -144,7 +146,7 @@ def _provenance(
     }
 
 
-def add_layers(viewer: napari.viewer.Viewer, run: Run | ZoomRun) -> list[Layer]:
+def add_layers(viewer: napari.viewer.Viewer, run: Run | ZoomRun | EpochStore) -> list[Layer]:
     """Add a run's maps and frames to a viewer, over the slide where it is shown.
 
     Parameters
@@ -152,13 +154,18 @@ def add_layers(viewer: napari.viewer.Viewer, run: Run | ZoomRun) -> list[Layer]:
     viewer
         A napari viewer, or a ``ViewerModel``.
     run
-        A run, finished or not; its maps are shown as they stand.
+        A run, finished or not; its maps are shown as they stand. Or the store of a training run:
+        see :func:`~napari_wsi_xai.viewer.epoch_layers.add_epoch_layers`.
 
     Returns
     -------
     list of Layer
         The layers, maps first. :func:`update_layers` brings them up to date later.
     """
+    from napari_wsi_xai.training.epoch_store import EpochStore
+
+    if isinstance(run, EpochStore):
+        return add_epoch_layers(viewer, run)
     facts = facts_of(run)
     slide_layer = find_slide_layer(viewer.layers, facts.source)
     placement = placement_on(slide_layer, facts.slide_mpp)

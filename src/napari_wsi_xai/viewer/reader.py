@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_wsi_xai.viewer.slide_layers import (
+    METADATA_KEY,
     SLIDE_SUFFIXES,
     LayerData,
     find_slide_layer,
@@ -16,7 +17,7 @@ from napari_wsi_xai.viewer.slide_layers import (
     slide_layer_data,
 )
 
-__all__ = ["get_reader", "read_run", "read_slide"]
+__all__ = ["get_reader", "read_epochs", "read_run", "read_slide"]
 
 Reader = Callable[[Any], list[LayerData]]
 
@@ -49,8 +50,9 @@ def _get_reader(path: str | PathLike[str] | Sequence[str]) -> Reader | None:
     is_url = "://" in source
     if not is_url and not Path(source).exists():
         return None
-    if _is_run_store(source):
-        return read_run
+    kind = _kind_of_store(source)
+    if kind is not None:
+        return read_epochs if kind == "epochs" else read_run
     suffix = Path(source.rstrip("/")).suffix.lower()
     if suffix not in SLIDE_SUFFIXES and not (not is_url and Path(source).is_dir()):
         return None
@@ -59,13 +61,22 @@ def _get_reader(path: str | PathLike[str] | Sequence[str]) -> Reader | None:
     return read_slide
 
 
-def _is_run_store(source: str) -> bool:
-    """A folder that ends like a result store and is a Zarr v3 group."""
+def _kind_of_store(source: str) -> str | None:
+    """What the folder says that it holds, where it ends like a result store and is a Zarr v3 group.
+
+    None for anything else; "" where it does not say.
+    """
     folder = Path(source.rstrip("/"))
     if not folder.name.lower().endswith(RUN_SUFFIX):
-        return False
+        return None
     attributes = folder / "zarr.json"
-    return attributes.is_file() and json.loads(attributes.read_text())["node_type"] == "group"
+    if not attributes.is_file():
+        return None
+    group = json.loads(attributes.read_text())
+    if group["node_type"] != "group":
+        return None
+    about = group.get("attributes", {}).get(METADATA_KEY)
+    return str(about.get("kind", "")) if isinstance(about, dict) else ""
 
 
 def _opens_as_slide(source: str) -> bool:
@@ -126,6 +137,24 @@ def read_run(path: str | PathLike[str]) -> list[LayerData]:
             _notify(f"The maps open without their slide: {error}")
     placement = placement_on(shown, facts.slide_mpp)
     return [*layers, *layer_data(facts, snapshot_of(run), placement)]
+
+
+def read_epochs(path: str | PathLike[str]) -> list[LayerData]:
+    """Open what was watched while a head was trained: maps with a slider over the epochs.
+
+    Each slide's own layer comes below its maps unless the current viewer shows it already.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read.
+    """
+    from napari_wsi_xai.training.epoch_store import EpochStore
+    from napari_wsi_xai.viewer.epoch_layers import epoch_layer_data
+
+    viewer = _current_viewer()
+    find = None if viewer is None else lambda source: find_slide_layer(viewer.layers, source)
+    return epoch_layer_data(EpochStore.open(fspath(path)), find, _notify)
 
 
 def _current_viewer() -> Any:
