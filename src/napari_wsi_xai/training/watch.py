@@ -92,6 +92,7 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
         self._slides: tuple[WatchedSlide, ...] = ()
         self._store: EpochStore | None = None
         self._warned: set[str] = set()
+        self._metrics: dict[str, float] = {}
 
     # -- what Lightning calls --------------------------------------------------------------
 
@@ -129,8 +130,17 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look at the slides after the epoch, once it has been validated."""
+        self._metrics = _metrics_of(trainer, pl_module, int(trainer.current_epoch) + 1)
         if self.every == "epoch":
             self._look(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep: metrics of the last epoch, for checks within the next."""
+        return {"metrics": self._metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self._metrics = dict(state_dict["metrics"])
 
     # -- looking ---------------------------------------------------------------------------
 
@@ -143,7 +153,7 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
         if self._store is not None:
             head = head_of(pl_module)
             epoch, step = int(trainer.current_epoch) + 1, int(trainer.global_step)
-            metrics = _metrics_of(trainer, pl_module, epoch)
+            metrics = self._metrics | _metrics_of(trainer, pl_module, epoch)
             maps, figures = {}, {}
             with undisturbed(head):
                 for slide in self._slides:
