@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_wsi_xai.cli import app
-from napari_wsi_xai.cli.console import JsonOption, emit_json, say
+from napari_wsi_xai.cli.console import JsonOption, say
 from napari_wsi_xai.cli.models import EncoderWeightsOption, numbers_of
 from napari_wsi_xai.cli.progress import ProgressDisplay, duration
+from napari_wsi_xai.cli.train_words import print_crossed, print_result, tell, words_of
 
 if TYPE_CHECKING:
     from napari_wsi_xai.models import Encoder
     from napari_wsi_xai.training.cohort import Cohort
     from napari_wsi_xai.training.crossval import CrossValidation
     from napari_wsi_xai.training.fit import TrainResult
-    from napari_wsi_xai.training.metrics import Metrics
     from napari_wsi_xai.training.recipes import Recipe
     from napari_wsi_xai.training.records import TrainProgress
     from napari_wsi_xai.training.splits import Split
@@ -91,10 +91,10 @@ def train(
         watching = _watching(slides, watched, rule or [])
         if folds is None:
             result = _train_once(slides, settings, out, watching, options)
-            _tell(result.to_dict(), as_json, lambda: _print_result(result))
+            tell(result.to_dict(), as_json, lambda: print_result(result))
         else:
             crossed = _cross(slides, folds, settings, out, watching, options)
-            _tell(crossed.to_dict(), as_json, lambda: _print_crossed(crossed))
+            tell(crossed.to_dict(), as_json, lambda: print_crossed(crossed))
     except KeyboardInterrupt:
         say(f"what was trained up to the last epoch is in {out}: the same command goes on.")
         raise
@@ -253,52 +253,3 @@ def _cross(
             on_progress=show,
             **options,
         )
-
-
-def words_of(progress: TrainProgress) -> str:
-    """Epoch, the figures of the one before, and the time left at most."""
-    parts = [f"epoch {progress.epoch} of {progress.epochs}"]
-    for name in ("train_loss", "val_loss", "val_auc"):
-        if name in progress.figures:
-            parts.append(f"{name.replace('_', ' ')} {progress.figures[name]:.3f}")
-    if progress.eta_s:
-        parts.append(f"at most {duration(progress.eta_s)} left")
-    return ", ".join(parts)
-
-
-def _tell(facts: dict[str, Any], as_json: bool, plain: Any) -> None:
-    if as_json:
-        emit_json(facts)
-    else:
-        plain()
-
-
-def _print_result(result: TrainResult) -> None:
-    counts = ", ".join(f"{name} {count}" for name, count in result.balance["slides"].items())
-    print(f"trained on {counts} slides; class balance: {result.balance['class_balance']}")
-    print(f"best epoch {result.best_epoch} of {len(result.history)}")
-    if result.stopped_because:
-        print(f"stopped: {result.stopped_because}")
-    for side, metrics in result.metrics.items():
-        _print_metrics({"val": "validation"}.get(side, side), metrics)
-    if result.model.name == "head.safetensors":
-        say("the encoder is not known, so this is the head alone: give --encoder for a model.")
-    print(f"-> {result.model}")
-
-
-def _print_crossed(crossed: CrossValidation) -> None:
-    for number, fold in enumerate(crossed.folds, 1):
-        _print_metrics(f"fold {number}", fold.metrics["test"])
-    _print_metrics("all folds", crossed.pooled)
-    for name, (mean, deviation) in crossed.spread().items():
-        if mean is not None:
-            spread = "" if deviation is None else f", standard deviation {deviation:.3f}"
-            print(f"{name.replace('_', ' ')}: mean {mean:.3f}{spread} over the folds")
-    print(f"-> {crossed.folder}")
-
-
-def _print_metrics(name: str, metrics: Metrics) -> None:
-    print(
-        f"{name} ({metrics.slides} slides): AUC {metrics.auc}, accuracy {metrics.accuracy}, "
-        f"weighted F1 {metrics.weighted_f1}"
-    )
