@@ -41,6 +41,7 @@ def open_window(paths: list[str], truth: tuple[Path, Path] | None = None) -> Non
         A path cannot be opened, Qt is not installed, or there is no display. Nothing is shown
         then.
     """
+    from napari_wsi_xai.training import EpochStore
     from napari_wsi_xai.viewer.layers import add_layer_data
     from napari_wsi_xai.viewer.reader import get_reader, read_epochs, read_slide
 
@@ -48,7 +49,9 @@ def open_window(paths: list[str], truth: tuple[Path, Path] | None = None) -> Non
     # What is asked for by name is a slide, also where the reader would leave a file to others.
     readers = [get_reader(path) or read_slide for path in paths]
     for path, reader in zip(paths, readers, strict=True):
-        if reader is not read_epochs:  # which opens no slide that it needs
+        if reader is read_epochs:
+            EpochStore.open(path)
+        else:
             _require_readable(path, is_slide=reader is read_slide)
     import napari
 

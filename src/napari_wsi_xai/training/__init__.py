@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from napari_wsi_xai.training.crossval import CrossValidation, cross_validate
     from napari_wsi_xai.training.encoding import EncodingProgress, encode_cohort
+    from napari_wsi_xai.training.epoch_store import EpochStore
     from napari_wsi_xai.training.facts import FeatureFacts, feature_facts
     from napari_wsi_xai.training.fit import TrainResult, train
     from napari_wsi_xai.training.losses import training_loss
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from napari_wsi_xai.training.public_sets import PUBLIC_SETS, read_public_set
     from napari_wsi_xai.training.recipes import Recipe, read_recipe, recipe_for, write_recipe
     from napari_wsi_xai.training.records import TrainProgress
+    from napari_wsi_xai.training.rules import Rule, parse_rules, read_rules
     from napari_wsi_xai.training.splits import (
         Split,
         check_patients,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
         k_fold,
         repeated,
     )
+    from napari_wsi_xai.training.watch import WatchSlides
+    from napari_wsi_xai.training.watched import WatchedSlide, watch_bag, watch_case
 
 __all__ = [
     "Bag",
@@ -44,15 +48,19 @@ __all__ = [
     "Cohort",
     "CrossValidation",
     "EncodingProgress",
+    "EpochStore",
     "Estimate",
     "FeatureFacts",
     "MILModule",
     "Metrics",
     "PUBLIC_SETS",
     "Recipe",
+    "Rule",
     "Split",
     "TrainProgress",
     "TrainResult",
+    "WatchSlides",
+    "WatchedSlide",
     "check_cohort",
     "check_patients",
     "classification_metrics",
@@ -64,14 +72,18 @@ __all__ = [
     "hold_out",
     "k_fold",
     "nucleus_tiles",
+    "parse_rules",
     "read_bag",
     "read_cohort",
     "read_public_set",
     "read_recipe",
+    "read_rules",
     "recipe_for",
     "repeated",
     "train",
     "training_loss",
+    "watch_bag",
+    "watch_case",
     "write_cohort",
     "write_recipe",
 ]
@@ -81,6 +93,7 @@ _HOMES = {
     "cohort": ("Case", "Cohort", "check_cohort", "read_cohort", "write_cohort"),
     "crossval": ("CrossValidation", "cross_validate"),
     "encoding": ("EncodingProgress", "encode_cohort"),
+    "epoch_store": ("EpochStore",),
     "facts": ("FeatureFacts", "feature_facts"),
     "fit": ("TrainResult", "train"),
     "losses": ("training_loss",),
@@ -90,7 +103,10 @@ _HOMES = {
     "public_sets": ("PUBLIC_SETS", "read_public_set"),
     "recipes": ("Recipe", "read_recipe", "recipe_for", "write_recipe"),
     "records": ("TrainProgress",),
+    "rules": ("Rule", "parse_rules", "read_rules"),
     "splits": ("Split", "check_patients", "given", "hold_out", "k_fold", "repeated"),
+    "watch": ("WatchSlides",),
+    "watched": ("WatchedSlide", "watch_bag", "watch_case"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
