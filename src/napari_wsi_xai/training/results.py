@@ -14,6 +14,7 @@ import torch
 
 from napari_wsi_xai.errors import ModelError, WsiXaiError
 from napari_wsi_xai.models.bundle import Model, save_model
+from napari_wsi_xai.models.checkpoints.reading import HEAD_KEY
 from napari_wsi_xai.models.encoders import build_encoder
 from napari_wsi_xai.models.encoders.encoder import Encoder
 from napari_wsi_xai.models.mil import MILModel
@@ -152,7 +153,7 @@ def write_model(
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
     path = folder / "head.safetensors"
     with write_atomically(path) as temporary:
-        temporary.write_bytes(save(tensors, {"napari_wsi_xai_head": json.dumps(about)}))
+        temporary.write_bytes(save(tensors, {HEAD_KEY: json.dumps(about)}))
     return path
 
 

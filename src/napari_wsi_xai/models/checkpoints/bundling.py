@@ -11,6 +11,7 @@ from typing import Any
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models.bundle import Model
 from napari_wsi_xai.models.checkpoints.importing import open_head
+from napari_wsi_xai.models.checkpoints.own_heads import require_classes
 from napari_wsi_xai.models.encoder_lengths import encoders_of_length
 from napari_wsi_xai.models.encoders import build_encoder
 from napari_wsi_xai.models.encoders.encoder import Encoder
@@ -67,6 +68,7 @@ def bundle_checkpoint(
         # The lengths of concatenated descriptors do not tell of how many they are.
         options["num_magnifications"] = len(mpps)
         match, contents = open_head(path, architecture, options)
+    require_classes(contents, classes)
     if not isinstance(encoder, Encoder):
         encoder = build_encoder(encoder, encoder_weights)
     _require_length(encoder, match.head)
@@ -79,6 +81,7 @@ def bundle_checkpoint(
         tuple(classes),
         f"{stem}-{encoder.spec.name.replace('/', '-')}",
         metadata={
+            **(contents.own or {}).get("metadata", {}),
             "trained": True,
             "source": match.layout.source,
             "checkpoint": contents.origin.strip("'"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from napari_wsi_xai.errors import BadArgumentError, CheckpointError
+from napari_wsi_xai.models.checkpoints.own_heads import own_head
 from napari_wsi_xai.models.checkpoints.reading import Contents, read_checkpoint
 from napari_wsi_xai.models.checkpoints.recognition import (
     Match,
@@ -102,7 +103,8 @@ def find_heads(
         See :func:`import_checkpoint`.
     """
     try:
-        found = recognise(contents.tensors, contents.origin, architecture)
+        own = own_head(contents, architecture)
+        found = [own] if own else recognise(contents.tensors, contents.origin, architecture)
     except CheckpointError as error:
         encoders = recognise_encoder(contents.tensors)
         if encoders:

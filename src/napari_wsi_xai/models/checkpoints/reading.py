@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,7 +21,11 @@ from napari_wsi_xai.models.tensor_files import (
     require_file,
 )
 
-__all__ = ["Contents", "is_bundle", "read_checkpoint"]
+__all__ = ["HEAD_KEY", "Contents", "is_bundle", "read_checkpoint"]
+
+HEAD_KEY = "napari_wsi_xai_head"
+"""Entry of a ``.safetensors`` header with the JSON of a head trained by this package, under its own
+tensor names: architecture, arguments, classes, metadata."""
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "model_state")
 _TRAINING = re.compile(r"optim|sched|scaler|callback|loops|hyper_?param|^ema|^rng|_rng", re.I)
@@ -39,11 +44,14 @@ class Contents:
         Numbers and short texts saved beside the tensors: epoch, loss, AUC. JSON-able.
     origin
         Name of the file, for messages.
+    own
+        What a head that this package trained says of itself, see :data:`HEAD_KEY`.
     """
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
     origin: str = "the state dict"
+    own: dict[str, Any] | None = None
 
 
 def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Contents:
@@ -77,8 +85,22 @@ def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Contents:
     require_file(path)
     if path.suffix != ".safetensors":
         return _contents(load_weights_only(path), repr(path.name))
-    facts = _facts(read_safetensors_metadata(path))
-    return Contents(read_safetensors(path), facts, repr(path.name))
+    header = read_safetensors_metadata(path)
+    own = _own(header, path)
+    facts = _facts({name: text for name, text in header.items() if name != HEAD_KEY})
+    return Contents(read_safetensors(path), facts, repr(path.name), own)
+
+
+def _own(header: Mapping[str, str], path: Path) -> dict[str, Any] | None:
+    if HEAD_KEY not in header:
+        return None
+    try:
+        own = json.loads(header[HEAD_KEY])
+        return {**own, "arguments": dict(own["arguments"]), "classes": list(own["classes"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path.name!r} is damaged: what it says of its head cannot be read ({error})."
+        ) from error
 
 
 def is_bundle(path: Path) -> bool:
