@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
+
+from napari_wsi_xai.tiles import TileGrid
+from napari_wsi_xai.training.epoch_store import EpochMap, EpochStore, StoredSlide
+from napari_wsi_xai.training.figures import EpochFigures, SlideFigures
 
 
 @pytest.fixture
@@ -26,6 +33,32 @@ def test_slides_and_runs_open_as_layers(cli, viewer, shared_data, bundle, tmp_pa
     maps = [layer for layer in viewer.layers[1:] if layer.name.startswith("CMU-1-Small-Region")]
     assert len(maps) >= 2
     assert len([layer for layer in viewer.layers if getattr(layer, "multiscale", False)]) == 1
+
+
+def test_what_was_watched_in_training_opens_with_a_slider(cli, viewer, tmp_path):
+    grid = TileGrid((4, 6), 64, 0.5, 64, (0, 0), (0.5, 0.5), 0, 1.0)
+    slides = (StoredSlide("a", 1, (grid,)),)
+    store = EpochStore.create_or_resume(tmp_path / "epochs.wsixai.zarr", slides, {})
+    for number in range(3):
+        maps = {"a": {"attention/all": EpochMap(np.full(grid.shape, number, np.float32))}}
+        store.append(EpochFigures(number + 1, number, {}, {"a": SlideFigures()}), maps)
+    result = cli("view", store.path)
+    assert result.status == 0, result.err
+    assert [layer.name for layer in viewer.layers] == ["a · attention · checks"]
+    assert viewer.dims.nsteps[0] == 3
+    viewer.dims.set_point(0, 3)
+    assert viewer.layers[0].get_value((3, 32.0, 32.0), world=True) == 2
+
+
+def test_a_damaged_store_of_a_training_is_told_before_a_window_opens(cli, tmp_path):
+    path = tmp_path / "epochs.wsixai.zarr"
+    path.mkdir()
+    about = {"schema": 99, "kind": "epochs"}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"napari_wsi_xai": about}}
+    (path / "zarr.json").write_text(json.dumps(group))
+    result = cli("view", path)
+    assert result.status == 1
+    assert "schema 99" in result.err
 
 
 def test_the_demo_is_shown_with_its_ground_truth(cli, viewer, tmp_path):
