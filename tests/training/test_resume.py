@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.training.cohort import read_cohort
@@ -127,6 +128,12 @@ def test_killed_and_gone_on_with_equals_never_killed(case: str, tmp_path: Path) 
     )
     for part in ("state_dict", "optimizer_states", "training", "global_step"):
         assert same(ours[part], theirs[part]), part
+    events = EventAccumulator(str(killed / "tensorboard"))
+    events.Reload()
+    points = [(event.step, event.value) for event in events.Scalars("train_loss")]
+    assert [step for step, _ in points] == [1, 2, 3, 4]
+    losses = [row["train_loss"] for row in straight.history]
+    assert [value for _, value in points] == pytest.approx(losses)
     predictions = [f / "predictions.csv" for f in (killed, tmp_path / "straight")]
     assert predictions[0].read_bytes() == predictions[1].read_bytes()
 
@@ -169,3 +176,12 @@ def test_random_numbers_and_torch_stay_as_they_were(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), expected)
     assert not torch.are_deterministic_algorithms_enabled()
     assert signal.getsignal(signal.SIGINT) is interrupt
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    cohort = planted_cohort(tmp_path, (6, 6))
+    split, recipe = hold_out(cohort, val=0.2), recipe_for("abmil", epochs=3, most_tiles=9)
+    alone = train(cohort, split, recipe, tmp_path / "alone")
+    helped = train(cohort, split, recipe, tmp_path / "helped", workers=2)
+    assert helped.history == alone.history
+    assert same(helped.head.state_dict(), alone.head.state_dict())

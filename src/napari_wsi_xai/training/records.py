@@ -61,12 +61,26 @@ class EpochRecords(import_lightning().callbacks.Checkpoint):  # type: ignore[mis
         return self.folder / "last.ckpt"
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Drop what a killed session logged beyond its last checkpoint."""
+        """Write the logs of what is gone on from, anew.
+
+        Events of a killed session are dropped: TensorBoard tells which of two files is the later
+        one by the second that they were begun in.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        place = str(self.folder / "tensorboard")
-        self._board = SummaryWriter(place, purge_step=module.epoch + 1)
+        place = self.folder / "tensorboard"
+        for events in place.glob("events.out.tfevents.*"):
+            events.unlink()
+        self._board = SummaryWriter(str(place))
+        for row in module.history:
+            self._add(row)
         write_log(module.history, self.folder / "log.csv")
+
+    def _add(self, row: dict[str, float]) -> None:
+        for name, value in row.items():
+            if name != "epoch":
+                self._board.add_scalar(name, value, int(row["epoch"]))
+        self._board.flush()
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """Write checkpoint and logs, the checkpoint first: the logs are made from its history."""
@@ -79,11 +93,7 @@ class EpochRecords(import_lightning().callbacks.Checkpoint):  # type: ignore[mis
         with write_atomically(self.checkpoint) as temporary:
             trainer.save_checkpoint(temporary)
         write_log(module.history, self.folder / "log.csv")
-        row = module.history[-1]
-        for name, value in row.items():
-            if name != "epoch":
-                self._board.add_scalar(name, value, int(row["epoch"]))
-        self._board.flush()
+        self._add(module.history[-1])
 
     def teardown(self, trainer: Any, module: Any, stage: str) -> None:
         """Close the events."""
