@@ -134,6 +134,25 @@ def test_callbacks_see_the_epoch_and_stop_it(cohort: Cohort, tmp_path: Path) -> 
     assert len(seen) == 2
 
 
+def test_stopped_in_the_middle_of_an_epoch(cohort: Cohort, tmp_path: Path) -> None:
+    class Stopper(import_lightning().Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
+            if trainer.global_step == self.step:
+                module.stop("seen enough.")
+
+    split = hold_out(cohort, val=0.2)
+    for name, step, epochs in (("first", 3, 1), ("second", len(split.train) + 3, 2)):
+        stopper = Stopper()
+        stopper.step = step
+        recipe = recipe_for("mean", epochs=4)
+        result = train(cohort, split, recipe, tmp_path / name, callbacks=[stopper])
+        assert result.stopped_because == "seen enough."
+        assert len(result.history) == epochs
+        again = train(cohort, split, recipe, tmp_path / name)
+        assert again.history == result.history
+        assert again.stopped_because == "seen enough."
+
+
 def test_interrupted_by_hand(cohort: Cohort, tmp_path: Path) -> None:
     recipe, split = recipe_for("mean", epochs=4), hold_out(cohort, val=0.2)
 

@@ -85,6 +85,7 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
                 self.domain = DomainBranch(_projected_length(head), max(1, len(slides)))
         self._slow: dict[str, Tensor] = {}
         self._steps = 0
+        self._before = 0
         self._parts: list[dict[str, float]] = []
         self._judged: list[tuple[int, float, list[float]]] = []
 
@@ -124,7 +125,7 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         """Begin an epoch: its seed, its learning rate, its tiles."""
         torch.manual_seed(mixed_seed(self.recipe.seed, self.epoch))
         self.train()
-        self._parts = []
+        self._parts, self._before = [], self.epoch
         loader = self.trainer.train_dataloader
         loader.dataset.set_epoch(self.epoch)
         loader.sampler.set_epoch(self.epoch)
@@ -192,6 +193,11 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
     def on_train_batch_end(self, *_: Any) -> None:
         """Put an epoch without validation into the history."""
         if self.trainer.is_last_batch and not self.trainer.enable_validation:
+            self._end_epoch({})
+
+    def on_train_epoch_end(self) -> None:
+        """Put an epoch into the history that was stopped before its end."""
+        if self.epoch == self._before:
             self._end_epoch({})
 
     def _end_epoch(self, validation: dict[str, float]) -> None:

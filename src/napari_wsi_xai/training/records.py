@@ -88,8 +88,6 @@ class EpochRecords(import_lightning().callbacks.Checkpoint):  # type: ignore[mis
             why = getattr(callback, "stopped_because", None)
             if why:
                 module.stop(why)
-        if not module.history:
-            return  # stopped in the middle of the first epoch: there is nothing to go on from
         with write_atomically(self.checkpoint) as temporary:
             trainer.save_checkpoint(temporary)
         write_log(module.history, self.folder / "log.csv")
