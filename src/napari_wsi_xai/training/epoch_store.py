@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -13,7 +12,6 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
-from napari_wsi_xai.geometry import LayerTransform
 from napari_wsi_xai.runs.store_group import (
     KEY,
     StoreGroup,
@@ -22,73 +20,14 @@ from napari_wsi_xai.runs.store_group import (
     reading,
     writing,
 )
-from napari_wsi_xai.tiles import TileGrid
 from napari_wsi_xai.training.figures import FIGURES, EpochFigures, SlideFigures
+from napari_wsi_xai.training.stored_slide import EpochMap, StoredSlide, ome_image
 
 __all__ = ["MOST_TOP_TILES", "EpochMap", "EpochStore", "StoredSlide"]
 
 MOST_TOP_TILES = 10
 
 BEGUN = frozenset(("zarr.json", "figures", "top_tiles", "maps"))
-
-
-@dataclass(frozen=True)
-class StoredSlide:
-    """A watched slide, as far as its maps need it.
-
-    Attributes
-    ----------
-    name
-        Of the slide.
-    label
-        Its class, an index.
-    grids
-        Where its tiles lie, one grid a magnification, coarse to fine.
-    source
-        Path or URL of the slide; None where it is not known.
-    in_micrometres
-        Whether the grids' ``slide_mpp`` is true; else level-0 pixels stand for micrometres.
-    mpp_stated
-        Whether the micrometres per pixel were stated by the user, not by the file.
-    """
-
-    name: str
-    label: int
-    grids: tuple[TileGrid, ...]
-    source: str | None = None
-    in_micrometres: bool = True
-    mpp_stated: bool = False
-
-    @property
-    def told(self) -> str:
-        """What must stay as it is while a run goes on, in words."""
-        grids = (
-            f"{grid.shape[0]} x {grid.shape[1]} tiles of {grid.tile_px * grid.mpp:g} um"
-            f" from {grid.origin_level0}"
-            for grid in self.grids
-        )
-        return f"label {self.label}, {', '.join(grids)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return asdict(self) | {"grids": [grid.to_dict() for grid in self.grids]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> StoredSlide:
-        """The slide of :meth:`to_dict`."""
-        grids = tuple(TileGrid.from_dict(grid) for grid in values["grids"])
-        return cls(**{**values, "grids": grids})
-
-
-@dataclass(frozen=True, eq=False)
-class EpochMap:
-    """One map of a slide: ``values`` (rows, cols), or (t, rows, cols) over the epochs.
-
-    ``level`` says which of the slide's grids its pixels are tiles of.
-    """
-
-    values: NDArray[np.float32]
-    level: int = 0
 
 
 class EpochStore(StoreGroup):
@@ -264,7 +203,7 @@ class EpochStore(StoreGroup):
             group = self.group.require_group(place)
             name = f"{slide.name} {key}"
             transform = slide.grids[one.level].layer_transform()
-            ome = _ome_image(name, transform, slide.in_micrometres)
+            ome = ome_image(name, transform, slide.in_micrometres)
             group.attrs.update({"ome": ome, KEY: {"level": one.level}})
             group.create_array(
                 "0",
@@ -314,16 +253,3 @@ def _slide_figures(values: Mapping[str, float], cells: NDArray[Any]) -> SlideFig
     known = {name: float(value) for name, value in values.items() if name in FIGURES}
     top = tuple((int(row), int(column)) for row, column in cells if row >= 0)
     return SlideFigures(**known, top=top)
-
-
-def _ome_image(name: str, transform: LayerTransform, in_micrometres: bool) -> dict[str, Any]:
-    """Metadata of an image t, y, x; t counts entries and has no unit."""
-    unit = {"unit": "micrometer"} if in_micrometres else {}
-    space = [{"name": axis, "type": "space", **unit} for axis in ("y", "x")]
-    coordinates = [
-        {"type": "scale", "scale": [1.0, *transform.scale]},
-        {"type": "translation", "translation": [0.0, *transform.translate]},
-    ]
-    dataset = {"path": "0", "coordinateTransformations": coordinates}
-    axes = [{"name": "t", "type": "time"}, *space]
-    return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": [dataset]}]}
