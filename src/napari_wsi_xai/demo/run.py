@@ -123,14 +123,9 @@ def run_demo(
             f"a demo slide of {size} px holds too few tiles; give at least {SMALLEST_PX} px."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    clock, reused = _Clock(), []
-    demo = existing_demo_slide(folder / SLIDE_NAME, seed, (size, size))
-    if demo is None:
-        demo = make_demo_slide(
-            folder / SLIDE_NAME, seed, (size, size), progress=lambda n, of: tell("slide", n, of)
-        )
-    else:
-        reused.append("slide")
+    clock = _Clock()
+    reused: list[str] = []
+    demo = _slide(folder / SLIDE_NAME, seed, size, tell, reused)
     truth = _write_truth(demo, folder / TRUTH_NAME)
     clock.lap("slide")
     with open_slide(demo.path) as slide:
@@ -167,6 +162,15 @@ def run_demo(
         timings_s=clock.finish(),
         reused=tuple(reused),
     )
+
+
+def _slide(path: Path, seed: int, size: int, tell: DemoProgress, reused: list[str]) -> DemoSlide:
+    """The demo slide, made where it is not there yet."""
+    demo = existing_demo_slide(path, seed, (size, size))
+    if demo is not None:
+        reused.append("slide")
+        return demo
+    return make_demo_slide(path, seed, (size, size), progress=lambda n, of: tell("slide", n, of))
 
 
 def _verdict(run: Run) -> str:

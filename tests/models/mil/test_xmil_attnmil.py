@@ -26,7 +26,7 @@ def bag(n=9, seed=0):
     return torch.randn(n, 12, generator=draw, dtype=torch.float64)
 
 
-def check(head, case):
+def check_numbers(head, case):
     features = case.tensor("in/features").requires_grad_()
     out = head(features)
     assert_near(out.logits, case["out/logits"][0], f"{case}: logits")
@@ -44,14 +44,14 @@ def check(head, case):
 
 def test_equals_the_authors(golden):
     for case in cases(golden, "xmil", "xmil_attnmil_*.npz"):
-        check(rebuild(LAYOUTS, case.state_dict), case)
+        check_numbers(rebuild(LAYOUTS, case.state_dict), case)
 
 
 def test_trained_checkpoint_equals_the_authors(golden, shared_data):
     head = import_checkpoint(shared_data / "weights" / "xmil_camelyon_attnmil.pt")
     assert head.architecture == "xmil-attnmil"
     assert head.arguments["in_features"] == 768
-    check(head, load_case(golden / "xmil" / "author_ckpt_attnmil_camelyon.npz"))
+    check_numbers(head, load_case(golden / "xmil" / "author_ckpt_attnmil_camelyon.npz"))
 
 
 @torch.no_grad()

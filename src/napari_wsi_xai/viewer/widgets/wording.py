@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from napari_wsi_xai.viewer.zoom_snapshot import magnification
 
 if TYPE_CHECKING:
     from napari_wsi_xai.runs import Progress
+    from napari_wsi_xai.runs.trace import LevelTrace
     from napari_wsi_xai.viewer.states import AnySnapshot
     from napari_wsi_xai.viewer.zoom_snapshot import ZoomSnapshot
 
@@ -99,54 +101,61 @@ def note_text(loaded: bool, cancelled: bool, note: str) -> str:
 
 def trace_lines(snapshot: ZoomSnapshot) -> list[tuple[str, str]]:
     """What a zooming head read, opened and never saw: sentences, each with its explanation."""
-    levels = [level.trace for level in snapshot.levels]
-    tiles = sum(level.tiles for level in levels)
-    share = percent(snapshot.done / tiles if tiles else 0.0)
-    lines = [
-        (
-            f"Read {snapshot.done:,} of {tiles:,} tiles ({share})",
-            "Tiles whose pixels were read, out of all tissue tiles at all magnifications; the "
-            "decision rests on these alone.",
-        )
-    ]
-    opened = [f"{one.opened:,} at {magnification(one.mpp)}" for one in levels if one.opened]
-    if opened and snapshot.labels.any():
-        first, *others = opened
-        number, _, rest = first.partition(" ")
-        noun = "tile" if number == "1" else "tiles"
-        lines.append(
-            (
-                f"Opened {', '.join([f'{number} {noun} {rest}', *others])}",
-                "Tiles that the model chose to look into at the next finer magnification, framed "
-                "in the layer of opened tiles.\nIt chooses by a second attention (selection "
-                "weight), not by the one that is shown in colours.",
-            )
-        )
-    finest = levels[-1]
+    lines = [_read(snapshot)]
+    if opened := [one.trace for one in snapshot.levels if one.trace.opened]:
+        lines += [_opened(opened)] if snapshot.labels.any() else []
+    finest = snapshot.levels[-1].trace
     if snapshot.complete and finest.skipped:
-        lines.append(
-            (
-                f"{percent(finest.skipped / finest.tiles)} of the tissue at "
-                f"{magnification(finest.mpp)} was never read",
-                "Nothing in this tissue could change the result at this magnification: it lies "
-                "outside the opened tiles,\nand was seen at coarser magnifications only.",
-            )
-        )
+        lines.append(_never_read(finest))
     if snapshot.tissue_left_out >= NOTABLE:
-        lines.append(
-            (
-                f"{percent(snapshot.tissue_left_out)} of the tissue was never looked at",
-                "It lies in tiles of the lowest magnification that hold less tissue than Minimum "
-                "tissue (More options).\nA smaller minimum includes it.",
-            )
-        )
+        lines.append(_never_looked_at(snapshot.tissue_left_out))
     if any(level.attention is not None for level in snapshot.levels):
-        lines.append(
-            (
-                "Colours: attention, from 0 (faint) to the highest at its magnification (yellow)",
-                "The share of a tile in what the model sees at that magnification; the tiles of "
-                "each magnification\nsum to one, so colours of two magnifications are not the "
-                "same numbers. Hover a tile to read its own.",
-            )
-        )
+        lines.append(COLOURS)
     return lines
+
+
+COLOURS = (
+    "Colours: attention, from 0 (faint) to the highest at its magnification (yellow)",
+    "The share of a tile in what the model sees at that magnification; the tiles of each "
+    "magnification\nsum to one, so colours of two magnifications are not the same numbers. Hover a "
+    "tile to read its own.",
+)
+
+
+def _read(snapshot: ZoomSnapshot) -> tuple[str, str]:
+    tiles = sum(level.trace.tiles for level in snapshot.levels)
+    share = percent(snapshot.done / tiles if tiles else 0.0)
+    return (
+        f"Read {snapshot.done:,} of {tiles:,} tiles ({share})",
+        "Tiles whose pixels were read, out of all tissue tiles at all magnifications; the "
+        "decision rests on these alone.",
+    )
+
+
+def _opened(levels: Sequence[LevelTrace]) -> tuple[str, str]:
+    noun = "tile" if levels[0].opened == 1 else "tiles"
+    counts = [f"{one.opened:,} {noun} at {magnification(one.mpp)}" for one in levels[:1]]
+    counts += [f"{one.opened:,} at {magnification(one.mpp)}" for one in levels[1:]]
+    return (
+        f"Opened {', '.join(counts)}",
+        "Tiles that the model chose to look into at the next finer magnification, framed in the "
+        "layer of opened tiles.\nIt chooses by a second attention (selection weight), not by the "
+        "one that is shown in colours.",
+    )
+
+
+def _never_read(finest: LevelTrace) -> tuple[str, str]:
+    share = percent(finest.skipped / finest.tiles)
+    return (
+        f"{share} of the tissue at {magnification(finest.mpp)} was never read",
+        "Nothing in this tissue could change the result at this magnification: it lies outside the "
+        "opened tiles,\nand was seen at coarser magnifications only.",
+    )
+
+
+def _never_looked_at(share: float) -> tuple[str, str]:
+    return (
+        f"{percent(share)} of the tissue was never looked at",
+        "It lies in tiles of the lowest magnification that hold less tissue than Minimum tissue "
+        "(More options).\nA smaller minimum includes it.",
+    )
