@@ -69,7 +69,8 @@ def test_every_architecture_has_a_loss() -> None:
     assert set(LOSSES) == set(MIL_ARCHITECTURES)
 
 
-PLAIN = sorted({n for n, f in LOSSES.items() if f.__name__ == "decision"} | {"msmil", "chowder"})
+ALONE = ("decision", "abmil", "msmil", "chowder")
+PLAIN = sorted(name for name, loss in LOSSES.items() if loss.__name__ in ALONE)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -103,6 +104,24 @@ def test_abmil_keeps_probabilities_off_zero_and_one(name: str) -> None:
     far = torch.tensor([40.0])
     assert float(bag_loss(head, far, 0)) == pytest.approx(-math.log(1e-5), rel=1e-2)
     assert float(bag_loss(head, far, 1)) == pytest.approx(-math.log(1 - 1e-5), abs=1e-6)
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+@pytest.mark.parametrize("name", ["abmil", "abmil-gated"])
+def test_abmil_can_also_ask_for_the_sign_of_attention_logits(name: str, label: int) -> None:
+    head, bag = head_of(name, 3), bag_for(name)
+    out = forward(head, bag)
+    scores = out.tile_scores[:, 0].detach().double()
+    for sharpness in (0.5, 4.0):
+        pooled = float((sharpness * scores).exp().mean().log() / sharpness)
+        p = 1 / (1 + math.exp(-pooled))
+        tiles = -math.log(p if label else 1 - p)
+        parts = training_loss(head, bag, label, pooled_weight=0.25, sharpness=sharpness)
+        assert float(parts["pooled"]) == pytest.approx(tiles, rel=1e-5)
+        total = nll(out.logits, label) + 0.25 * tiles
+        assert float(parts["loss"]) == pytest.approx(total, rel=1e-5)
+    with pytest.raises(BadArgumentError, match=r"sharpness=0\.0"):
+        training_loss(head, bag, label, pooled_weight=0.25, sharpness=0.0)
 
 
 @pytest.mark.parametrize("subtyping", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
@@ -159,6 +160,35 @@ def decision(head: MILModel, bag: TileBag, label: int) -> Parts:
     return {"loss": loss, "bag": loss}
 
 
+def abmil(
+    head: MILModel,
+    bag: TileBag,
+    label: int,
+    pooled_weight: float = 0.0,
+    sharpness: float = 1.0,
+) -> Parts:
+    r"""ABMIL: the decision; with ``pooled_weight`` also the attention logits, pooled.
+
+    .. math:: \mathrm{BCE}(\tfrac1r \log \tfrac1N \sum_j e^{r s_j}, [y > 0])
+
+    Softmax fixes neither the sign of the attention logits s nor that every tile of interest, and
+    not just the plainest, gets a high one. This term (not the authors', so its weight is 0 by
+    default) asks that some be above 0 in slides of the later classes and none in those of the
+    first. ``sharpness`` is r: towards 0 the pooling is the mean, towards infinity the maximum.
+    """
+    out = run_head(head, bag)
+    slide = bag_loss(head, out.logits, label)
+    if not pooled_weight:
+        return {"loss": slide, "bag": slide}
+    if not sharpness:
+        raise BadArgumentError(f"sharpness={sharpness} of the abmil loss must be above 0.")
+    scores = sharpness * out.tile_scores[:, 0]
+    pooled = (torch.logsumexp(scores, 0) - math.log(len(scores))) / sharpness
+    target = torch.full_like(pooled, float(label > 0))
+    tiles = binary_cross_entropy_with_logits(pooled, target)
+    return {"loss": slide + pooled_weight * tiles, "bag": slide, "pooled": tiles}
+
+
 def clam(
     head: MILModel, bag: TileBag, label: int, bag_weight: float = 0.7, instance_weight: float = 0.3
 ) -> Parts:
@@ -248,8 +278,8 @@ Loss = Callable[..., Parts]
 LOSSES: dict[str, Loss] = {
     "mean": decision,
     "max": decision,
-    "abmil": decision,
-    "abmil-gated": decision,
+    "abmil": abmil,
+    "abmil-gated": abmil,
     "chowder": chowder,
     "zoommil": decision,
     "sparseconvmil": decision,
