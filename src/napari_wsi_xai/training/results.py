@@ -30,7 +30,7 @@ from napari_wsi_xai.training.splits import Split
 if TYPE_CHECKING:
     from napari_wsi_xai.training.module import MILModule
 
-__all__ = ["Predictions", "find_encoder", "predict", "write_model"]
+__all__ = ["Predictions", "find_encoder", "predict", "write_head", "write_model"]
 
 _NAMED = re.compile(r"(?P<name>\S+) \((?:untrained, seed (?P<seed>\d+)|(?P<weights>[^()\s]+))\)")
 
@@ -124,12 +124,23 @@ def write_model(
     folder: Path,
     metadata: dict[str, Any],
 ) -> Path:
+    """The module's head as :func:`write_head` writes it."""
+    return write_head(module.head, cohort, facts, encoder, folder, metadata)
+
+
+def write_head(
+    head: MILModel,
+    cohort: Cohort,
+    facts: FeatureFacts,
+    encoder: Encoder | None,
+    folder: Path,
+    metadata: dict[str, Any],
+) -> Path:
     """A bundle ``model.safetensors``, or ``head.safetensors`` where the encoder is not known.
 
     The second holds the head's tensors under their own names and, in its header, architecture,
     arguments, classes and metadata as JSON.
     """
-    head = module.head
     if encoder is not None and facts.tile_px is not None and facts.mpps is not None:
         mpps = facts.mpps[-head.num_magnifications :]
         name = f"{encoder.spec.name.replace('/', '-')}-{head.architecture}"
