@@ -47,6 +47,8 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
         When to stop, as :func:`~napari_wsi_xai.training.rules.parse_rules` takes them.
     outlines
         Name of a slide to GeoJSON files beside its annotation, of excluded regions for example.
+    excluded
+        Name of a slide to GeoJSON files of nothing but excluded regions, whatever their classes.
 
     Attributes
     ----------
@@ -70,6 +72,7 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
         every: Literal["epoch"] | int = "epoch",
         rules: Iterable[str | Rule | Mapping[str, Any]] = (),
         outlines: Mapping[str, Sequence[Path]] | None = None,
+        excluded: Mapping[str, Sequence[Path]] | None = None,
     ) -> None:
         names = [_name_of(one) for one in slides]
         if not names or len(set(names)) < len(names):
@@ -78,7 +81,7 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
             raise BadArgumentError(f"{wrong} to watch: give every slide once.")
         if every != "epoch" and not (isinstance(every, int) and every >= 1):
             raise BadArgumentError(f"every={every!r} is neither 'epoch' nor a number of steps.")
-        unknown = sorted(set(outlines or {}) - set(names))
+        unknown = sorted({*(outlines or {}), *(excluded or {})} - set(names))
         if unknown:
             raise BadArgumentError(f"outlines are given for {unknown[0]!r}, which is not watched.")
         self.classes = tuple(classes)
@@ -87,7 +90,7 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
         self.stopped_because: str | None = None
         self.history: list[EpochFigures] = []
         self._given = tuple(slides)
-        self._outlines = dict(outlines or {})
+        self._outlines, self._excluded = dict(outlines or {}), dict(excluded or {})
         self._path = None if store is None else Path(store)
         self._slides: tuple[WatchedSlide, ...] = ()
         self._store: EpochStore | None = None
@@ -147,7 +150,8 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
     def _watched(self, one: Case | WatchedSlide, head: MILModel) -> WatchedSlide:
         if isinstance(one, WatchedSlide):
             return one
-        return watch_case(one, head.magnification_use, self._outlines.get(one.slide, ()))
+        outlines, excluded = (of.get(one.slide, ()) for of in (self._outlines, self._excluded))
+        return watch_case(one, head.magnification_use, outlines, excluded)
 
     def _look(self, trainer: Any, pl_module: Any) -> None:
         if self._store is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +125,10 @@ def _indices(bag: Bag, grids: Sequence[TileGrid]) -> tuple[NDArray[np.int64], ..
 
 
 def watch_case(
-    case: Case, use: MagnificationUse = "single", outlines: Iterable[Path] = ()
+    case: Case,
+    use: MagnificationUse = "single",
+    outlines: Iterable[Path] = (),
+    excluded: Iterable[Path] = (),
 ) -> WatchedSlide:
     """A slide of a cohort to watch.
 
@@ -137,6 +140,8 @@ def watch_case(
         ``MILModel.magnification_use`` of the head.
     outlines
         GeoJSON files beside the case's own annotation, of excluded regions for example.
+    excluded
+        GeoJSON files of nothing but excluded regions, whatever class they have there.
 
     Raises
     ------
@@ -150,6 +155,9 @@ def watch_case(
 
     files = ([case.annotation] if case.annotation else []) + list(outlines)
     annotations = [one for path in files for one in read_geojson(path)]
+    annotations += [
+        replace(one, classification="excluded") for path in excluded for one in read_geojson(path)
+    ]
     bag = read_bag(case, use)
     if case.kind != "run":
         return _watch_file(case, bag, annotations)

@@ -1,0 +1,104 @@
+"""What commands that train take: a recipe, an encoder, slides that are encoded first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_wsi_xai.cli.progress import ProgressDisplay, duration
+
+if TYPE_CHECKING:
+    from napari_wsi_xai.models import Encoder
+    from napari_wsi_xai.training.cohort import Cohort
+    from napari_wsi_xai.training.encoding import EncodingProgress
+    from napari_wsi_xai.training.recipes import Recipe
+    from napari_wsi_xai.training.splits import Split
+
+__all__ = ["check_machine", "encoded", "encoder_of", "settings_of", "split_of"]
+
+
+def check_machine(workers: int, device: str) -> None:
+    """Raise where there is no such device, or a number of processes below 0."""
+    from napari_wsi_xai.errors import BadArgumentError
+
+    if workers < 0:
+        raise BadArgumentError(f"--workers {workers} must be at least 0.")
+    if device not in ("auto", "cpu", "cuda"):
+        raise BadArgumentError(f"--device {device} must be auto, cpu or cuda.")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise BadArgumentError("--device cuda: there is no CUDA device; take auto or cpu.")
+
+
+def settings_of(head: str | None, recipe: Path | None, given: list[str]) -> Recipe:
+    """The recipe of a file, or the authors' of a head, with settings of the command line."""
+    from napari_wsi_xai.errors import BadArgumentError
+    from napari_wsi_xai.training.recipes import read_recipe, recipe_for
+
+    settings: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise BadArgumentError(f"--set {pair!r} must be KEY=VALUE.")
+        settings[name.strip()] = value.strip()
+    if recipe is not None:
+        return read_recipe(recipe, head, **settings)
+    if head is None:
+        raise BadArgumentError("there is nothing to train: give --head NAME or --recipe FILE.")
+    return recipe_for(head, **settings)
+
+
+def encoder_of(name: str | None, weights: str | None) -> Encoder | None:
+    """An encoder by name, or that of a model bundle."""
+    from napari_wsi_xai.errors import BadArgumentError
+    from napari_wsi_xai.models import build_encoder, load_model
+    from napari_wsi_xai.models.checkpoints.reading import is_bundle
+
+    if name is None:
+        if weights is not None:
+            raise BadArgumentError("--encoder-weights needs --encoder NAME, the network it is of.")
+        return None
+    if is_bundle(Path(name)):
+        return load_model(name).encoder
+    return build_encoder(name, weights)
+
+
+def encoded(
+    cohort: Cohort, encoder: Encoder | None, out: Path, tile_px: int | None, mpps: Any
+) -> Cohort:
+    """The cohort with features of all slides; those that have none are encoded first."""
+    from napari_wsi_xai.errors import BadArgumentError
+    from napari_wsi_xai.training.encoding import encode_cohort
+
+    waiting = [case.slide for case in cohort.cases if case.kind == "slide"]
+    if not waiting:
+        return cohort
+    if encoder is None:
+        raise BadArgumentError(
+            f"{len(waiting)} slides have no features yet ({waiting[0]}): give --encoder NAME, "
+            "which they are encoded with first."
+        )
+    with ProgressDisplay("encoding", "slides") as display:
+
+        def show(progress: EncodingProgress) -> None:
+            left = "" if progress.eta_s is None else f", {duration(progress.eta_s)} left"
+            display.count(progress.number - 1, progress.slides, f"{progress.slide}{left}")
+
+        return encode_cohort(
+            cohort,
+            encoder,
+            out / "features",
+            tile_px=tile_px or 224,
+            mpp=mpps or 0.5,
+            tell=show,
+        )
+
+
+def split_of(cohort: Cohort, seed: int) -> Split:
+    """The split that the cohort states, else one drawn by the recipe's seed."""
+    from napari_wsi_xai.training.splits import given, hold_out
+
+    stated = any(case.split for case in cohort.cases)
+    return given(cohort, seed=seed) if stated else hold_out(cohort, seed=seed)
