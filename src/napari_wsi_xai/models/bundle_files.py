@@ -25,7 +25,7 @@ from napari_wsi_xai.models.encoders import build_encoder
 from napari_wsi_xai.models.encoders.encoder import Encoder, encoder_tensors
 from napari_wsi_xai.models.encoders.loading import BUNDLE_KEY, load_weights
 from napari_wsi_xai.models.encoders.programs import PROGRAM_TENSOR
-from napari_wsi_xai.models.mil import MIL_ARCHITECTURES, MILModel, build_mil
+from napari_wsi_xai.models.mil import HEADS, MILModel, build_mil
 from napari_wsi_xai.models.spec import EncoderSpec, Preprocessing
 from napari_wsi_xai.models.tensor_files import read_safetensors, read_safetensors_metadata
 
@@ -92,10 +92,10 @@ def _known(config: Any, path: Path) -> dict[str, Any]:
             f"napari-wsi-xai reads {SCHEMA_VERSION}."
         )
     architecture = config.get("mil", {}).get("architecture")
-    if architecture not in MIL_ARCHITECTURES:
+    if architecture not in HEADS:
         raise ModelFileError(
             f"model bundle {path.name!r} has the MIL architecture {architecture!r}; known are "
-            f"{', '.join(MIL_ARCHITECTURES)}."
+            f"{', '.join(HEADS)}."
         )
     return config  # type: ignore[no-any-return]
 

@@ -11,6 +11,7 @@ from napari_wsi_xai.models.mil.chowder import CHOWDER
 from napari_wsi_xai.models.mil.clam import CLAMMB, CLAMSB
 from napari_wsi_xai.models.mil.dsmil import DSMIL
 from napari_wsi_xai.models.mil.dtfd import DTFD
+from napari_wsi_xai.models.mil.ensemble import EnsembleMIL
 from napari_wsi_xai.models.mil.max import MaxMIL
 from napari_wsi_xai.models.mil.mean import MeanMIL
 from napari_wsi_xai.models.mil.mil_fc import MILFC
@@ -22,7 +23,7 @@ from napari_wsi_xai.models.mil.xmil_attnmil import XMILAttnMIL
 from napari_wsi_xai.models.mil.xmil_transmil import XMILTransMIL
 from napari_wsi_xai.models.mil.zoommil import ZoomMIL
 
-__all__ = ["MIL_ARCHITECTURES", "MILModel", "MILOutput", "build_mil"]
+__all__ = ["HEADS", "MIL_ARCHITECTURES", "MILModel", "MILOutput", "build_mil"]
 
 MIL_ARCHITECTURES: dict[str, type[MILModel]] = {
     head.architecture: head
@@ -48,6 +49,9 @@ MIL_ARCHITECTURES: dict[str, type[MILModel]] = {
 }
 """Every architecture by name; a new one is a file and an entry here."""
 
+HEADS: dict[str, type[MILModel]] = {**MIL_ARCHITECTURES, EnsembleMIL.architecture: EnsembleMIL}
+"""What a file may hold: every architecture, and ensembles of one."""
+
 
 def build_mil(
     architecture: str, in_features: int, num_classes: int = 2, **arguments: Any
@@ -57,7 +61,7 @@ def build_mil(
     Parameters
     ----------
     architecture
-        A key of :data:`MIL_ARCHITECTURES`.
+        A key of :data:`MIL_ARCHITECTURES`, or ``"ensemble"``.
     in_features
         Length D of a descriptor.
     num_classes
@@ -70,11 +74,10 @@ def build_mil(
     BadArgumentError
         Unknown architecture, or an argument that it does not take.
     """
-    head = MIL_ARCHITECTURES.get(architecture)
+    head = HEADS.get(architecture)
     if head is None:
         raise BadArgumentError(
-            f"MIL architecture {architecture!r} is unknown; it is one of "
-            f"{', '.join(MIL_ARCHITECTURES)}."
+            f"MIL architecture {architecture!r} is unknown; it is one of {', '.join(HEADS)}."
         )
     try:
         model = head(in_features, num_classes, **arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from operator import index
@@ -9,11 +10,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from napari_wsi_xai.errors import BadArgumentError, ModelError
 from napari_wsi_xai.models.mil.arguments import check_share, check_whole, described
 
-__all__ = ["MILModel", "MILOutput"]
+__all__ = ["MILModel", "MILOutput", "mean_sigmoid_logits"]
 
 
 @dataclass
@@ -201,3 +203,19 @@ class MILModel(nn.Module, ABC):
         if self.single_logit:
             return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=-1)
         return torch.softmax(logits, dim=-1)
+
+    def mean_logits(self, logits: Tensor) -> Tensor:
+        r"""Logits (E, C) of E heads to the (C,) whose probabilities are the mean of theirs.
+
+        .. math::
+            z_c = \log \frac{1}{E} \sum_e p_c^{(e)}, \quad \text{and for a single logit} \quad
+            z = \log \frac{\sum_e p^{(e)}}{\sum_e (1 - p^{(e)})}
+        """
+        if self.single_logit:
+            return mean_sigmoid_logits(logits)
+        return torch.logsumexp(torch.log_softmax(logits, dim=-1), dim=0) - math.log(len(logits))
+
+
+def mean_sigmoid_logits(logits: Tensor) -> Tensor:
+    """Logits (E, C) to the (C,) whose sigmoids are the means of theirs, one by one."""
+    return torch.logsumexp(logsigmoid(logits), dim=0) - torch.logsumexp(logsigmoid(-logits), dim=0)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models.mil.arguments import check_whole
-from napari_wsi_xai.models.mil.base import MILModel
+from napari_wsi_xai.models.mil.base import MILModel, mean_sigmoid_logits
 
 __all__ = ["DSMIL"]
 
@@ -132,3 +132,7 @@ class DSMIL(MILModel):
         if self.single_logit:
             return super().probabilities(logits)
         return torch.sigmoid(logits)
+
+    def mean_logits(self, logits: Tensor) -> Tensor:
+        """See :meth:`MILModel.mean_logits`; every class has a sigmoid of its own."""
+        return mean_sigmoid_logits(logits)
