@@ -70,7 +70,8 @@ app.add_typer(models, name="models")
 @models.command("list")
 def list_models(
     kind: Annotated[
-        str | None, typer.Option(help="Only encoders of this kind: torchvision, timm or small.")
+        str | None,
+        typer.Option(help="Only encoders of this kind: torchvision, timm, bagnet or small."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

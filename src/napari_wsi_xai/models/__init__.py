@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         inspect_checkpoint,
     )
     from napari_wsi_xai.models.encoders import EncoderEntry, build_encoder, list_encoders
+    from napari_wsi_xai.models.encoders.bagnet import BagNet
     from napari_wsi_xai.models.encoders.encoder import Encoder
     from napari_wsi_xai.models.encoders.small import SmallCNN
     from napari_wsi_xai.models.encoders.small_nets import SMALL_PREPROCESSING, small_encoder
@@ -28,6 +29,7 @@ __all__ = [
     "IMAGENET",
     "MIL_ARCHITECTURES",
     "SMALL_PREPROCESSING",
+    "BagNet",
     "CheckpointFacts",
     "Encoder",
     "EncoderEntry",
@@ -59,6 +61,7 @@ _HOMES = {
         "inspect_checkpoint",
     ),
     "encoders": ("EncoderEntry", "build_encoder", "list_encoders"),
+    "encoders.bagnet": ("BagNet",),
     "encoders.encoder": ("Encoder",),
     "encoders.small": ("SmallCNN",),
     "encoders.small_nets": ("SMALL_PREPROCESSING", "small_encoder"),

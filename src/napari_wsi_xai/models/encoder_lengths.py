@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["ENCODER_LENGTHS", "encoders_of_length", "known_length"]
 
 ENCODER_LENGTHS = {
@@ -18,13 +20,20 @@ ENCODER_LENGTHS = {
     "efficientnet_b0": 1280,
     "resnet50": 2048,
     "inception_v3": 2048,
+    "bagnet9": 2048,
+    "bagnet17": 2048,
+    "bagnet33": 2048,
 }
 """Length of the descriptor by the encoder's name; a selection."""
+
+_NARROW_BAGNET = re.compile(r"bagnet(?:9|17|33)-([1-9]\d*)")
 
 
 def known_length(encoder: str) -> int | None:
     """Length of a network's descriptor, where the name is one of those known here."""
-    return ENCODER_LENGTHS.get(encoder.strip().lower())
+    name = encoder.strip().lower()
+    narrow = _NARROW_BAGNET.fullmatch(name)
+    return 32 * int(narrow[1]) if narrow else ENCODER_LENGTHS.get(name)
 
 
 def encoders_of_length(length: int) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from napari_wsi_xai.errors import BadArgumentError
 
 __all__ = ["ENCODER_KINDS", "IMAGENET", "EncoderSpec", "Preprocessing"]
 
-ENCODER_KINDS = ("torchvision", "timm", "torchscript", "torch-export", "small")
-"""Kinds of encoders: two network libraries, two file formats, and the package's own small CNN."""
+ENCODER_KINDS = ("torchvision", "timm", "torchscript", "torch-export", "small", "bagnet")
+"""Kinds of encoders: two network libraries, two file formats, the package's own small CNN, and
+BagNets."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class EncoderSpec:
         One of :data:`ENCODER_KINDS`.
     name
         The network's name in its library (``"resnet50"``, ``"hf-hub:owner/name"``), widths of the
-        small CNN (``"small"`` or ``"small-24-48-96-128"``), or the stem of a program file.
+        small CNN (``"small"`` or ``"small-24-48-96-128"``), a BagNet (``"bagnet17"`` or, with
+        narrower stages, ``"bagnet17-16"``), or the stem of a program file.
     weights
         ``"DEFAULT"`` or a named set of the library's weights; a path (state dict ``.pth`` or
         ``.safetensors``, TorchScript, ``.pt2``, or a model bundle); ``None`` for seeded random

@@ -11,7 +11,11 @@ from napari_wsi_xai.errors import CheckpointError
 from napari_wsi_xai.models.checkpoints.importing import find_heads
 from napari_wsi_xai.models.checkpoints.reading import Contents, read_checkpoint
 from napari_wsi_xai.models.checkpoints.recognition import Match
-from napari_wsi_xai.models.encoders.recognition import descriptor_length, recognise_encoder
+from napari_wsi_xai.models.encoders.recognition import (
+    descriptor_length,
+    origin_of,
+    recognise_encoder,
+)
 
 __all__ = ["CheckpointFacts", "inspect_checkpoint"]
 
@@ -72,7 +76,7 @@ class CheckpointFacts:
 def inspect_checkpoint(
     source: str | Path | Mapping[str, Any], architecture: str | None = None
 ) -> CheckpointFacts:
-    """Say what a checkpoint is: which head of which code, or which torchvision network.
+    """Say what a checkpoint is: which head of which code, or which encoder.
 
     Parameters
     ----------
@@ -131,7 +135,7 @@ def _of_encoder(names: list[str], contents: Contents) -> CheckpointFacts:
         kind="encoder",
         architecture=names[0] if len(names) == 1 else None,
         candidates=tuple(names),
-        source=f"encoder weights: torchvision {names[0]}",
+        source=f"encoder weights: {origin_of(names[0])}",
         in_features=descriptor_length(names[0]),
         num_classes=None,
         arguments={},

@@ -19,8 +19,8 @@ from napari_wsi_xai.models.checkpoints.recognition import (
     fit_options,
     recognise,
 )
-from napari_wsi_xai.models.encoders.recognition import recognise_encoder
-from napari_wsi_xai.models.mil import MIL_ARCHITECTURES, MILModel
+from napari_wsi_xai.models.encoders.recognition import origin_of, recognise_encoder
+from napari_wsi_xai.models.mil import HEADS, MILModel
 
 __all__ = ["find_heads", "import_checkpoint", "open_head"]
 
@@ -109,7 +109,7 @@ def find_heads(
         encoders = recognise_encoder(contents.tensors)
         if encoders:
             raise CheckpointError(
-                f"{contents.origin} holds the weights of an encoder (torchvision {encoders[0]}) "
+                f"{contents.origin} holds the weights of an encoder ({origin_of(encoders[0])}) "
                 "and no MIL head: give it as the encoder's weights."
             ) from error
         raise
@@ -120,7 +120,7 @@ def find_heads(
 
 def _with_options(match: Match, options: Mapping[str, Any], origin: str) -> Match:
     name = match.layout.architecture
-    taken = list(inspect.signature(MIL_ARCHITECTURES[name].__init__).parameters)[1:]
+    taken = list(inspect.signature(HEADS[name].__init__).parameters)[1:]
     unknown = [option for option in options if option not in taken]
     if unknown:
         raise BadArgumentError(f"{name} has no option {unknown[0]!r}; it takes {', '.join(taken)}.")

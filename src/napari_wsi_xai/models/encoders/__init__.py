@@ -20,6 +20,7 @@ _BUILDERS: dict[str, tuple[str, str]] = {
     "torchscript": (f"{_ROOM}.programs", "build_torchscript"),
     "torch-export": (f"{_ROOM}.programs", "build_exported"),
     "small": (f"{_ROOM}.small_nets", "build_small"),
+    "bagnet": (f"{_ROOM}.bagnet_nets", "build_bagnet"),
 }
 _PROGRAM_SUFFIXES = {
     ".pt2": "torch-export",
@@ -45,7 +46,8 @@ def build_encoder(spec_or_name: EncoderSpec | str, weights: str | None = None) -
     Parameters
     ----------
     spec_or_name
-        A spec, or a name: a torchvision network (``"resnet50"``), ``"small"``, a timm network
+        A spec, or a name: a torchvision network (``"resnet50"``), ``"small"``, a BagNet
+        (``"bagnet9"``, ``"bagnet17"``, ``"bagnet33"``), a timm network
         (``"timm:vit_small_patch16_224"``, ``"hf-hub:owner/name"``, or any name that torchvision
         does not have), or the path of a TorchScript (``.pt``) or ``torch.export`` (``.pt2``) file.
     weights
@@ -75,10 +77,12 @@ def build_encoder(spec_or_name: EncoderSpec | str, weights: str | None = None) -
 
 
 def list_encoders() -> list[EncoderEntry]:
-    """Encoders that can be asked for by name: the small CNN, torchvision's, and timm's."""
+    """Encoders that can be asked for by name: the small CNN, BagNets, torchvision's, timm's."""
+    from napari_wsi_xai.models.encoders.bagnet import RECEPTIVE_PX
     from napari_wsi_xai.models.encoders.torchvision_nets import torchvision_names
 
     entries = [EncoderEntry("small", "small")]
+    entries += [EncoderEntry("bagnet", f"bagnet{px}") for px in RECEPTIVE_PX]
     entries += [EncoderEntry("torchvision", name) for name in torchvision_names()]
     try:
         from napari_wsi_xai.models.encoders.timm_nets import timm_names
@@ -101,6 +105,8 @@ def _spec_of(name: str, weights: str | None) -> EncoderSpec:
         return EncoderSpec(kind, Path(name).stem, weights=name)
     if name == "small" or name.startswith("small-"):
         return EncoderSpec("small", name, weights)
+    if name.startswith("bagnet"):
+        return EncoderSpec("bagnet", name, weights)
     for prefix in _TIMM_PREFIXES:
         if name.startswith(prefix):
             return EncoderSpec("timm", name[len(prefix) :], weights)
