@@ -113,3 +113,19 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(cli: Cli, place: Path
     assert result.status == 0, result.err
     assert log.read_text().splitlines()[: len(first)] == first
     assert len(json.loads((place / "out" / "result.json").read_text())["history"]) == 120
+
+
+def test_members(cli: Cli, place: Path) -> None:
+    words = ("train", place / "cohort.csv", "--features", place / "features", "--head", "chowder")
+    words = (*words, "--set", "epochs=1", "--members", 2, "--out")
+    result = cli(*words, place / "out")
+    assert result.status == 0, result.err
+    for text in ("trained on normal", "member 2: best epoch 1 of 1", "test (", "-> "):
+        assert text in result.out
+    told = cli(*words, place / "out", "--json").json
+    assert len(told["members"]) == 2
+    assert told["model"] == str(place / "out" / "head.safetensors")
+    folds = cli(*words, place / "folds", "--folds", 2, "--json").json
+    assert [len(fold["members"]) for fold in folds["folds"]] == [2, 2]
+    none = cli(*words, place / "none", "--members", 0)
+    assert "--members 0 must be at least 1" in none.err

@@ -12,7 +12,13 @@ from napari_wsi_xai.cli.console import JsonOption, say
 from napari_wsi_xai.cli.models import EncoderWeightsOption, numbers_of
 from napari_wsi_xai.cli.progress import ProgressDisplay
 from napari_wsi_xai.cli.train_watch import Watch, watch_of
-from napari_wsi_xai.cli.train_words import print_crossed, print_result, tell, words_of
+from napari_wsi_xai.cli.train_words import (
+    print_crossed,
+    print_ensemble,
+    print_result,
+    tell,
+    words_of,
+)
 from napari_wsi_xai.cli.training_inputs import (
     check_machine,
     encoded,
@@ -24,6 +30,7 @@ from napari_wsi_xai.cli.training_inputs import (
 if TYPE_CHECKING:
     from napari_wsi_xai.training.cohort import Cohort
     from napari_wsi_xai.training.crossval import CrossValidation
+    from napari_wsi_xai.training.ensemble import EnsembleResult
     from napari_wsi_xai.training.fit import TrainResult
     from napari_wsi_xai.training.recipes import Recipe
     from napari_wsi_xai.training.records import TrainProgress
@@ -52,6 +59,10 @@ def train(
     ] = None,
     folds: Annotated[
         int | None, typer.Option(metavar="K", help="Cross-validate with K folds.")
+    ] = None,
+    members: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Train N heads from other seeds; their mean decides."),
     ] = None,
     watch: Annotated[
         list[str] | None,
@@ -89,7 +100,7 @@ def train(
     """Train a MIL head on slide labels; the same command goes on after a kill."""
     from napari_wsi_xai.training.cohort import read_cohort
 
-    _check(folds, workers, device)
+    _check(folds, members, workers, device)
     settings = settings_of(head, recipe, setting or [])
     slides = read_cohort(cohort, features)
     made_with = encoder_of(encoder, encoder_weights)
@@ -103,23 +114,28 @@ def train(
     watching = watch_of(slides, cohort, watch or [], rule or [], rules, every, outlines)
     try:
         slides = encoded(slides, made_with, out, tile_px, options["mpps"])
-        if folds is None:
+        if folds is not None:
+            crossed = _cross(slides, folds, members, settings, out, watching, options)
+            tell(crossed.to_dict() | watching.facts(), as_json, lambda: print_crossed(crossed))
+        elif members is not None:
+            several = _train_members(slides, members, settings, out, watching, options)
+            tell(several.to_dict() | watching.facts(), as_json, lambda: print_ensemble(several))
+        else:
             result = _train_once(slides, settings, out, watching, options)
             tell(result.to_dict() | watching.facts(), as_json, lambda: print_result(result))
-        else:
-            crossed = _cross(slides, folds, settings, out, watching, options)
-            tell(crossed.to_dict() | watching.facts(), as_json, lambda: print_crossed(crossed))
         watching.tell()
     except KeyboardInterrupt:
         say(f"what was trained up to the last epoch is in {out}: the same command goes on.")
         raise
 
 
-def _check(folds: int | None, workers: int, device: str) -> None:
+def _check(folds: int | None, members: int | None, workers: int, device: str) -> None:
     from napari_wsi_xai.errors import BadArgumentError
 
     if folds is not None and folds < 2:
         raise BadArgumentError(f"--folds {folds} must be at least 2.")
+    if members is not None and members < 1:
+        raise BadArgumentError(f"--members {members} must be at least 1.")
     check_machine(workers, device)
 
 
@@ -138,25 +154,64 @@ def _train_once(
         return fit(cohort, split, recipe, out, callbacks=callbacks, on_progress=show, **options)
 
 
+def _train_members(
+    cohort: Cohort,
+    members: int,
+    recipe: Recipe,
+    out: Path,
+    watching: Watch,
+    options: dict[str, Any],
+) -> EnsembleResult:
+    from napari_wsi_xai.training.ensemble import train_ensemble
+
+    split = split_of(cohort, recipe.seed)
+    with ProgressDisplay(recipe.architecture, "slides") as display:
+
+        def show(member: int, progress: TrainProgress) -> None:
+            done = member * progress.slides_total + progress.slides_done
+            words = f"member {member + 1} of {members}, {words_of(progress)}"
+            display.count(done, members * progress.slides_total, words)
+
+        return train_ensemble(
+            cohort,
+            split,
+            recipe,
+            out,
+            members,
+            callbacks=lambda number, folder: watching.callbacks(cohort, folder),
+            on_progress=show,
+            **options,
+        )
+
+
 def _cross(
-    cohort: Cohort, folds: int, recipe: Recipe, out: Path, watching: Watch, options: dict[str, Any]
+    cohort: Cohort,
+    folds: int,
+    members: int | None,
+    recipe: Recipe,
+    out: Path,
+    watching: Watch,
+    options: dict[str, Any],
 ) -> CrossValidation:
     from napari_wsi_xai.training.crossval import cross_validate
     from napari_wsi_xai.training.splits import k_fold
 
     splits = k_fold(cohort, folds, seed=recipe.seed)
+    each = members or 1
     with ProgressDisplay(recipe.architecture, "slides") as display:
 
-        def show(fold: int, progress: TrainProgress) -> None:
-            done = fold * progress.slides_total + progress.slides_done
-            words = f"fold {fold + 1} of {folds}, {words_of(progress)}"
-            display.count(done, folds * progress.slides_total, words)
+        def show(number: int, progress: TrainProgress) -> None:
+            done = number * progress.slides_total + progress.slides_done
+            member = "" if members is None else f"member {number % each + 1} of {each}, "
+            words = f"fold {number // each + 1} of {folds}, {member}{words_of(progress)}"
+            display.count(done, folds * each * progress.slides_total, words)
 
         return cross_validate(
             cohort,
             splits,
             recipe,
             out,
+            members=members,
             callbacks=lambda number, folder: watching.callbacks(cohort, folder),
             on_progress=show,
             **options,

@@ -10,11 +10,12 @@ from napari_wsi_xai.cli.progress import duration
 
 if TYPE_CHECKING:
     from napari_wsi_xai.training.crossval import CrossValidation
+    from napari_wsi_xai.training.ensemble import EnsembleResult
     from napari_wsi_xai.training.fit import TrainResult
     from napari_wsi_xai.training.metrics import Metrics
     from napari_wsi_xai.training.records import TrainProgress
 
-__all__ = ["print_crossed", "print_result", "tell", "words_of"]
+__all__ = ["print_crossed", "print_ensemble", "print_result", "tell", "words_of"]
 
 
 def words_of(progress: TrainProgress) -> str:
@@ -38,11 +39,28 @@ def tell(facts: dict[str, Any], as_json: bool, plain: Callable[[], None]) -> Non
 
 def print_result(result: TrainResult) -> None:
     """Print what a training gave."""
-    counts = ", ".join(f"{name} {count}" for name, count in result.balance["slides"].items())
-    print(f"trained on {counts} slides; class balance: {result.balance['class_balance']}")
+    _print_balance(result.balance)
     print(f"best epoch {result.best_epoch} of {len(result.history)}")
     if result.stopped_because:
         print(f"stopped: {result.stopped_because}")
+    _print_outcome(result)
+
+
+def print_ensemble(result: EnsembleResult) -> None:
+    """Print what the members of an ensemble gave, and what they give together."""
+    _print_balance(result.balance)
+    for number, member in enumerate(result.members, 1):
+        stopped = f"; stopped: {member.stopped_because}" if member.stopped_because else ""
+        print(f"member {number}: best epoch {member.best_epoch} of {len(member.history)}{stopped}")
+    _print_outcome(result)
+
+
+def _print_balance(balance: dict[str, Any]) -> None:
+    counts = ", ".join(f"{name} {count}" for name, count in balance["slides"].items())
+    print(f"trained on {counts} slides; class balance: {balance['class_balance']}")
+
+
+def _print_outcome(result: TrainResult | EnsembleResult) -> None:
     for side, metrics in result.metrics.items():
         _print_metrics({"val": "validation"}.get(side, side), metrics)
     if result.model.name == "head.safetensors":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from napari_wsi_xai.training.crossval import CrossValidation, cross_validate
     from napari_wsi_xai.training.encoding import EncodingProgress, encode_cohort
+    from napari_wsi_xai.training.ensemble import EnsembleResult, train_ensemble
     from napari_wsi_xai.training.epoch_store import EpochStore
     from napari_wsi_xai.training.facts import FeatureFacts, feature_facts
     from napari_wsi_xai.training.fit import TrainResult, train
@@ -48,6 +49,7 @@ __all__ = [
     "Cohort",
     "CrossValidation",
     "EncodingProgress",
+    "EnsembleResult",
     "EpochStore",
     "Estimate",
     "FeatureFacts",
@@ -81,6 +83,7 @@ __all__ = [
     "recipe_for",
     "repeated",
     "train",
+    "train_ensemble",
     "training_loss",
     "watch_bag",
     "watch_case",
@@ -93,6 +96,7 @@ _HOMES = {
     "cohort": ("Case", "Cohort", "check_cohort", "read_cohort", "write_cohort"),
     "crossval": ("CrossValidation", "cross_validate"),
     "encoding": ("EncodingProgress", "encode_cohort"),
+    "ensemble": ("EnsembleResult", "train_ensemble"),
     "epoch_store": ("EpochStore",),
     "facts": ("FeatureFacts", "feature_facts"),
     "fit": ("TrainResult", "train"),

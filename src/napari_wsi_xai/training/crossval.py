@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models.encoders.encoder import Encoder
 from napari_wsi_xai.training.cohort import Cohort
+from napari_wsi_xai.training.ensemble import EnsembleResult, train_ensemble
 from napari_wsi_xai.training.fit import TrainResult, train
 from napari_wsi_xai.training.metrics import classification_metrics
 from napari_wsi_xai.training.recipes import Recipe
@@ -34,7 +36,7 @@ class CrossValidation:
     Attributes
     ----------
     folds
-        One training each.
+        One training each, or one ensemble.
     pooled
         Of the test slides of all folds together. A slide that several folds test (repeated
         cross-validation) counts each time; intervals are over patients, so it counts as one.
@@ -44,7 +46,7 @@ class CrossValidation:
         Where all of it is, ``fold-1`` and so on.
     """
 
-    folds: tuple[TrainResult, ...]
+    folds: tuple[TrainResult | EnsembleResult, ...]
     pooled: Metrics
     predictions: Path
     folder: Path
@@ -77,6 +79,7 @@ def cross_validate(
     out: str | os.PathLike[str],
     encoder: Encoder | None = None,
     *,
+    members: int | None = None,
     callbacks: Callable[[int, Path], Iterable[Any]] | None = None,
     on_progress: Callable[[int, TrainProgress], None] | None = None,
     **options: Any,
@@ -91,10 +94,13 @@ def cross_validate(
         As :func:`~napari_wsi_xai.training.fit.train` takes them.
     out
         Folder of the results, one folder a fold in it.
+    members
+        Train an ensemble of so many in each fold, see ``train_ensemble``.
     callbacks
-        Makes the Lightning callbacks of a fold (number from 0, folder).
+        Makes the Lightning callbacks of a training (its fold, from 0, and its folder).
     on_progress
-        Is told the fold's number, from 0, and how far it has come.
+        Is told the training's number, from 0, and how far it has come: the fold's, or with
+        ``members`` fold x members + member.
     **options
         What else ``train`` takes.
 
@@ -113,14 +119,17 @@ def cross_validate(
         wrong = f"the split {empty[0]!r} has no test slides" if empty else "there is no split"
         raise BadArgumentError(f"{wrong}: cross-validation needs some in each, see k_fold.")
     folder = Path(out)
-    folds = []
+    folds: list[TrainResult | EnsembleResult] = []
     for number, split in enumerate(splits):
-        place = folder / f"fold-{number + 1}"
-        made = () if callbacks is None else tuple(callbacks(number, place))
-        tell = _telling(number, on_progress)
-        folds.append(
-            train(cohort, split, recipe, place, encoder, made, on_progress=tell, **options)
-        )
+        place, made = folder / f"fold-{number + 1}", _of_fold(number, callbacks)
+        tell = _counted(number * (members or 1), on_progress)
+        if members is None:
+            alone = None if tell is None else partial(tell, 0)
+            options |= {"callbacks": made(0, place), "on_progress": alone}
+            folds.append(train(cohort, split, recipe, place, encoder, **options))
+        else:
+            options |= {"callbacks": made, "on_progress": tell}
+            folds.append(train_ensemble(cohort, split, recipe, place, members, encoder, **options))
     rows = [(i, f"fold {n + 1}") for n, split in enumerate(splits) for i in split.test]
     chances = [fold.probabilities[i] for fold, s in zip(folds, splits, strict=True) for i in s.test]
     pooled = classification_metrics(
@@ -137,7 +146,15 @@ def cross_validate(
     return result
 
 
-def _telling(
-    number: int, tell: Callable[[int, TrainProgress], None] | None
-) -> Callable[[TrainProgress], None] | None:
-    return None if tell is None else lambda progress: tell(number, progress)
+def _of_fold(
+    fold: int, make: Callable[[int, Path], Iterable[Any]] | None
+) -> Callable[[int, Path], Iterable[Any]]:
+    """Callbacks of the trainings of a fold, whatever member they are of."""
+    return lambda member, folder: () if make is None else make(fold, folder)
+
+
+def _counted(
+    first: int, tell: Callable[[int, TrainProgress], None] | None
+) -> Callable[[int, TrainProgress], None] | None:
+    """Tells with the numbers of trainings, where they begin with ``first``."""
+    return None if tell is None else lambda number, progress: tell(first + number, progress)

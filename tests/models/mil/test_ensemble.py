@@ -170,10 +170,10 @@ def test_arguments_bundles_and_blocks(name: str, tmp_path: Path) -> None:
         ({"members": 0}, "members=0 must be at least 1"),
         ({"members": 1.5}, "members=1.5 must be a whole number"),
         ({"member": "ensemble"}, "member='ensemble' must be one of mean, max"),
-        ({"member": "zoommil"}, "member='zoommil' looks at 3 magnifications"),
+        ({"member": "zoommil"}, "member='zoommil' is a head over several"),
         (
             {"member": "dsmil", "member_arguments": {"num_magnifications": 2}},
-            "member='dsmil' looks at 2 magnifications",
+            "member='dsmil' is a head over several",
         ),
         ({"member_arguments": {"n_extrem": 3}}, "MIL architecture 'chowder'.*'n_extrem'"),
         ({"member_arguments": {"num_classes": 3}}, "has num_classes=3, which is of the whole"),

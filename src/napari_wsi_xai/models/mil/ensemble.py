@@ -78,8 +78,8 @@ class EnsembleMIL(MILModel):
         first = self.first
         if first.magnification_use != "single":
             raise BadArgumentError(
-                f"member={member!r} looks at {first.num_magnifications} magnifications: members of "
-                "an ensemble look at one."
+                f"member={member!r} is a head over several magnifications: members of an ensemble "
+                "look at one."
             )
         self.score_kind = f"{first.score_kind}, mean of {members}"  # type: ignore[misc]
         self.scores_per_tile = first.scores_per_tile  # type: ignore[misc]
