@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 import zarr
@@ -20,14 +20,24 @@ from napari_wsi_xai.runs.store_group import (
     reading,
     writing,
 )
-from napari_wsi_xai.training.figures import FIGURES, EpochFigures, SlideFigures
+from napari_wsi_xai.training.epoch_arrays import (
+    MOST_TOP_TILES,
+    Thumbnails,
+    entries,
+    figures_array,
+    part,
+    put,
+    slide_figures,
+    table_array,
+    thumbnail_array,
+    top_array,
+)
+from napari_wsi_xai.training.figures import FIGURES, EpochFigures
 from napari_wsi_xai.training.stored_slide import EpochMap, StoredSlide, ome_image
 
 __all__ = ["MOST_TOP_TILES", "EpochMap", "EpochStore", "StoredSlide"]
 
-MOST_TOP_TILES = 10
-
-BEGUN = frozenset(("zarr.json", "figures", "top_tiles", "maps"))
+BEGUN = frozenset(("zarr.json", "figures", "top_tiles", "maps", "thumbnails"))
 
 
 class EpochStore(StoreGroup):
@@ -38,6 +48,7 @@ class EpochStore(StoreGroup):
         maps/<slide>/<method>/<class>  OME-Zarr 0.5 image t, y, x, float32, NaN = no tile
         figures                        (t, slide, figure) float64, NaN = not defined
         top_tiles                      (t, slide, 10, 2) int32 row and column, -1 = none
+        thumbnails/<slide>             (t, 5, 96, 96, 3) uint8 RGB of the best, white = none
 
     The group's attribute ``napari_wsi_xai`` has ``kind`` "epochs", identity, slides, names of
     figures, and in ``epochs`` epoch, step and metrics of every entry along t. An entry is written
@@ -82,22 +93,9 @@ class EpochStore(StoreGroup):
         return store
 
     def _lay_out(self, slides: int) -> None:
-        self.group.create_array(
-            "figures",
-            shape=(0, slides, len(FIGURES)),
-            chunks=(1, slides, len(FIGURES)),
-            dtype="float64",
-            fill_value=np.nan,
-            dimension_names=("t", "slide", "figure"),
-        )
-        self.group.create_array(
-            "top_tiles",
-            shape=(0, slides, MOST_TOP_TILES, 2),
-            chunks=(1, slides, MOST_TOP_TILES, 2),
-            dtype="int32",
-            fill_value=-1,
-            dimension_names=("t", "slide", "rank", "row_column"),
-        )
+        table_array(self.group, "figures", "float64", np.nan, slide=slides, figure=len(FIGURES))
+        ranks = {"rank": MOST_TOP_TILES, "row_column": 2}
+        table_array(self.group, "top_tiles", "int32", -1, slide=slides, **ranks)
 
     # -- what is in it ---------------------------------------------------------------------
 
@@ -120,8 +118,8 @@ class EpochStore(StoreGroup):
     def history(self) -> list[EpochFigures]:
         """Figures of every whole entry, the oldest first."""
         with reading(self.path):
-            entries, names = self.attributes["epochs"], [one.name for one in self.slides]
-            count, order = len(entries), list(self.attributes["figures"])
+            told, names = self.attributes["epochs"], [one.name for one in self.slides]
+            count, order = len(told), list(self.attributes["figures"])
             figures = np.asarray(self._array("figures")[:count], dtype=np.float64)
             top = np.asarray(self._array("top_tiles")[:count])
             return [
@@ -130,11 +128,11 @@ class EpochStore(StoreGroup):
                     int(entry["step"]),
                     dict(entry["metrics"]),
                     {
-                        name: _slide_figures(dict(zip(order, row, strict=True)), cells)
+                        name: slide_figures(dict(zip(order, row, strict=True)), cells)
                         for name, row, cells in zip(names, figures[t], top[t], strict=True)
                     },
                 )
-                for t, entry in enumerate(entries)
+                for t, entry in enumerate(told)
             ]
 
     def maps(self, slide: str) -> dict[str, EpochMap]:
@@ -157,8 +155,22 @@ class EpochStore(StoreGroup):
                 if 0 <= last < array.shape[0]
             }
 
+    def thumbnails(self, slide: str) -> Thumbnails | None:
+        """Pictures of the slide's best tiles over all whole entries (t, rank, px, px, 3).
+
+        White where there is none; ``None`` where the slide was never there to be read.
+        """
+        with reading(self.path):
+            place = self._pictures(slide)
+            return None if place is None else entries(self._array(place), len(self))
+
+    def _pictures(self, slide: str) -> str | None:
+        """Where a slide's thumbnails are."""
+        place = f"thumbnails/{part(slide)}"
+        return place if place in self.group else None
+
     def _stored(self, slide: str) -> Iterator[tuple[str, zarr.Array[Any], int]]:
-        place = f"maps/{_part(slide)}"
+        place = f"maps/{part(slide)}"
         if place not in self.group:
             return
         for method, classes in sorted(self.group[place].groups()):  # type: ignore[union-attr]
@@ -174,7 +186,12 @@ class EpochStore(StoreGroup):
 
     # -- writing ---------------------------------------------------------------------------
 
-    def append(self, entry: EpochFigures, maps: Mapping[str, Mapping[str, EpochMap]]) -> None:
+    def append(
+        self,
+        entry: EpochFigures,
+        maps: Mapping[str, Mapping[str, EpochMap]],
+        thumbnails: Mapping[str, Thumbnails] | None = None,
+    ) -> None:
         """Write one entry: maps and figures first, then the count that makes it whole.
 
         Parameters
@@ -183,22 +200,25 @@ class EpochStore(StoreGroup):
             Its figures, of every watched slide.
         maps
             Slide to ``"<method>/<class>"`` to map (rows, cols).
+        thumbnails
+            Slide to pictures of its top tiles, of the slides that have any.
         """
         t, slides = len(self), self.slides
         with writing(self.path):
             for slide in slides:
                 for key, one in maps[slide.name].items():
-                    _put(self._map_array(slide, key, one), t, one.values)
-            figures = [[getattr(entry.slides[s.name], f) for f in FIGURES] for s in slides]
-            _put(self._array("figures"), t, np.array(figures, dtype=np.float64))
-            tops = np.stack([_cells(entry.slides[slide.name].top) for slide in slides])
-            _put(self._array("top_tiles"), t, tops)
+                    put(self._map_array(slide, key, one), t, one.values)
+            for name, pictures in (thumbnails or {}).items():
+                put(thumbnail_array(self.group, name, pictures.shape), t, pictures)
+            figures = [entry.slides[slide.name] for slide in slides]
+            put(self._array("figures"), t, figures_array(figures))
+            put(self._array("top_tiles"), t, top_array(figures))
         about = {"epoch": entry.epoch, "step": entry.step, "metrics": entry.metrics}
         self.update_attributes(epochs=[*self.attributes["epochs"], about])
 
     def _map_array(self, slide: StoredSlide, key: str, one: EpochMap) -> zarr.Array[Any]:
         method, label = key.split("/", 1)
-        place = f"maps/{_part(slide.name)}/{method}/{_part(label)}"
+        place = f"maps/{part(slide.name)}/{method}/{part(label)}"
         if f"{place}/0" not in self.group:
             group = self.group.require_group(place)
             name = f"{slide.name} {key}"
@@ -217,39 +237,16 @@ class EpochStore(StoreGroup):
 
     def keep_until(self, step: int) -> None:
         """Forget entries of later steps: training goes on from ``step``, and makes them anew."""
-        entries = self.attributes["epochs"]
-        kept = [entry for entry in entries if entry["step"] <= step]
-        if len(kept) == len(entries):
+        there = self.attributes["epochs"]
+        kept = [entry for entry in there if entry["step"] <= step]
+        if len(kept) == len(there):
             return
         self.update_attributes(epochs=kept, stopped_because=None)
         with writing(self.path):
             arrays = [self._array("figures"), self._array("top_tiles")]
             arrays += [array for one in self.slides for _, array, _ in self._stored(one.name)]
+            arrays += [
+                self._array(place) for one in self.slides if (place := self._pictures(one.name))
+            ]
             for array in arrays:
                 array.resize((len(kept), *array.shape[1:]))
-
-
-def _put(array: zarr.Array[Any], t: int, values: NDArray[Any]) -> None:
-    """Write entry t, the last: the array ends there, whatever a killed session left beyond."""
-    if array.shape[0] != t + 1:
-        array.resize((t + 1, *array.shape[1:]))
-    array[t] = values
-
-
-def _part(name: str) -> str:
-    """A name as a part of a path."""
-    part = quote(name, safe=" ")
-    return part if part.strip(".") else part.replace(".", "%2E")
-
-
-def _cells(top: tuple[tuple[int, int], ...]) -> NDArray[np.int32]:
-    cells = np.full((MOST_TOP_TILES, 2), -1, dtype=np.int32)
-    if top:
-        cells[: len(top)] = top[:MOST_TOP_TILES]
-    return cells
-
-
-def _slide_figures(values: Mapping[str, float], cells: NDArray[Any]) -> SlideFigures:
-    known = {name: float(value) for name, value in values.items() if name in FIGURES}
-    top = tuple((int(row), int(column)) for row, column in cells if row >= 0)
-    return SlideFigures(**known, top=top)

@@ -151,8 +151,11 @@ def read_epochs(path: str | PathLike[str]) -> list[LayerData]:
     """
     from napari_wsi_xai.training.epoch_store import EpochStore
     from napari_wsi_xai.viewer.epoch_layers import epoch_layer_data
+    from napari_wsi_xai.viewer.epoch_words import follow_epochs
 
     viewer = _current_viewer()
+    if viewer is not None:
+        follow_epochs(viewer)
     find = None if viewer is None else lambda source: find_slide_layer(viewer.layers, source)
     return epoch_layer_data(EpochStore.open(fspath(path)), find, _notify)
 
