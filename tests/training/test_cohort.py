@@ -66,6 +66,33 @@ def test_quoted_commas(tmp_path, features):
     assert cohort.cases[0].patient == "p,1"
 
 
+def test_tables_whose_cells_are_not_told_apart_are_refused(tmp_path, features):
+    """A value too many or a column twice would give a slide another's label or patient."""
+    message = refused(tmp_path, features, "a,tumor,Doe, Jane", *ROWS[1:])
+    assert "more values than its 3 columns on line 2: put a value that holds ','" in message
+    message = refused(tmp_path, features, "a,tumor,p1,normal", header="slide,label,patient,Label ")
+    assert "has several columns label" in message
+    message = refused(tmp_path, features, '"a,tumor,p1', *ROWS[1:])
+    assert "cannot be read as a CSV" in message
+    cohort = read_cohort(write_csv(tmp_path / "c.csv", *(f"{row},, " for row in ROWS)), features)
+    assert len(cohort) == 4
+    twice = write_csv(
+        tmp_path / "c.csv", *(f"{r},x,y" for r in ROWS), header="slide,label,patient,n,n"
+    )
+    assert len(read_cohort(twice, features)) == 4
+
+
+def test_of_two_slides_of_a_name_the_one_with_the_ending_given(tmp_path):
+    for name in ("a.ndpi", "a.svs", "b.ndpi", "b.svs", "b.h5"):
+        (tmp_path / name).touch()
+    rows = ("a.svs,x,1", "b.svs,y,2")
+    cohort = read_cohort(write_csv(tmp_path / "c.csv", *rows), tmp_path, least=1)
+    assert [case.features.name for case in cohort.cases] == ["a.svs", "b.h5"]
+    rows = ("a.tiff,x,1", "b,y,2")
+    cohort = read_cohort(write_csv(tmp_path / "c.csv", *rows), tmp_path, least=1)
+    assert cohort.cases[0].features.name == "a.ndpi"
+
+
 def test_classes_as_given_and_numbers_by_size(tmp_path, features):
     path = write_csv(tmp_path / "c.csv", *ROWS)
     assert read_cohort(path, features, classes=["tumor", "normal"]).labels.tolist() == [0, 1, 0, 1]

@@ -52,7 +52,7 @@ def find_features(folder: Path, slides: Sequence[str]) -> dict[str, Path]:
         key = feature_key(path.name)
         if key not in there or _rank(path) < _rank(there[key]):
             there[key] = path
-    found = {slide: _placed(folder, slide) or there.get(feature_key(slide)) for slide in slides}
+    found = {slide: _placed(folder, slide) or _found(folder, slide, there) for slide in slides}
     missing = [feature_key(slide) for slide, path in found.items() if path is None]
     if missing:
         raise CohortError(
@@ -67,6 +67,14 @@ def _placed(folder: Path, slide: str) -> Path | None:
     """What a slide means that is named by its place in the folder, ``site/a.svs``."""
     path = folder / slide
     return path if "/" in slide and _is_known(path) and path.exists() else None
+
+
+def _found(folder: Path, slide: str, there: dict[str, Path]) -> Path | None:
+    """Features of a slide by its name; of two slides the one with the ending that was given."""
+    path = there.get(feature_key(slide))
+    given = folder / slide
+    as_given = path is not None and kind_of_features(path) == kind_of_features(given) == "slide"
+    return given if as_given and _is_known(given) and given.exists() else path
 
 
 def _is_known(path: Path) -> bool:

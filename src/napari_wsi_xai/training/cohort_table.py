@@ -44,7 +44,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def _parsed(text: str, path: Path) -> list[dict[str, str]]:
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns = [name.strip().lower() for name in next(rows, [])]
     missing = [name for name in _NEEDED if name not in columns]
     if missing:
@@ -53,15 +53,22 @@ def _parsed(text: str, path: Path) -> list[dict[str, str]]:
             "slide, label and patient are needed, split and annotation may follow."
         )
     empty = dict.fromkeys((*_NEEDED, "split", "annotation"), "")
-    read = [
-        {
-            **empty,
-            **dict(zip(columns, (value.strip() for value in row), strict=False)),
-            "line": str(rows.line_num),
-        }
-        for row in rows
-        if any(value.strip() for value in row)
-    ]
+    twice = [name for name in empty if columns.count(name) > 1]
+    if twice:
+        raise CohortError(f"{path} has several columns {listed(twice)}: leave one of each.")
+    read, long = [], []
+    for row in rows:
+        values = [value.strip() for value in row]
+        if any(values[len(columns) :]):
+            long.append(rows.line_num)
+        elif any(values):
+            cells = dict(zip(columns, values, strict=False))
+            read.append({**empty, **cells, "line": str(rows.line_num)})
+    if long:
+        raise CohortError(
+            f"{path} has more values than its {len(columns)} columns on line {listed(long)}: put "
+            f'a value that holds {delimiter!r} into quotes, "so".'
+        )
     if not read:
         raise CohortError(f"{path} has a header and no slides.")
     return read
