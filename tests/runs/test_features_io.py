@@ -67,6 +67,29 @@ def test_pt_round_trip_and_no_code(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+def test_tensors_saved_while_they_were_trained_are_read(tmp_path):
+    torch.save(torch.ones(3, 2, requires_grad=True), tmp_path / "bag.pt")
+    np.testing.assert_array_equal(read_feature_bag(tmp_path / "bag.pt").features, np.ones((3, 2)))
+    torch.save(torch.eye(3).to_sparse(), tmp_path / "sparse.pt")
+    with pytest.raises(StoreError, match=r"sparse\.pt does not hold one tensor of features"):
+        read_feature_bag(tmp_path / "sparse.pt")
+
+
+@pytest.mark.parametrize(
+    ("values", "size", "message"),
+    [
+        (np.zeros((4, 3), complex), 256, "features of complex128: real numbers are needed"),
+        (np.zeros((4, 3)), [256, 256], r"tiles of the size \[256 256\]: a number is needed"),
+    ],
+)
+def test_files_that_hold_no_numbers_of_use_are_told(tmp_path, values, size, message):
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["features"], file["coords"] = values, np.zeros((4, 2), np.int64)
+        file["coords"].attrs["patch_size"] = size
+    with pytest.raises(StoreError, match=message):
+        read_feature_bag(tmp_path / "f.h5")
+
+
 @pytest.mark.parametrize("content", ["text", "no coords", "mismatch", "missing"])
 def test_damaged_files_are_told(tmp_path, content):
     path = tmp_path / "f.h5"

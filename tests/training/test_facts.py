@@ -37,6 +37,15 @@ def test_files_with_a_batch_axis(tmp_path):
     assert feature_facts(cohort_of(tmp_path / "t.h5")) == FeatureFacts(7)
 
 
+@pytest.mark.parametrize(("name", "value"), [("patch_size", [256, 256]), ("mpp", "unknown")])
+def test_attributes_that_are_no_numbers(tmp_path, name, value):
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["features"], file["coords"] = np.zeros((5, 7)), np.zeros((5, 2), int)
+        file["coords"].attrs[name] = value
+    with pytest.raises(StoreError, match=r"t\.h5 is not a CLAM or TRIDENT feature file"):
+        feature_facts(cohort_of(tmp_path / "t.h5"))
+
+
 def test_slides_that_differ_are_named_with_both_numbers(tmp_path):
     paths = [write_bag(tmp_path / f"s{number}.h5", length=4) for number in range(3)]
     odd = write_bag(tmp_path / "odd.h5", length=6)

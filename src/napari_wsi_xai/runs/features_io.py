@@ -147,13 +147,14 @@ def read_feature_bag(path: str | os.PathLike[str]) -> FeatureBag:
             f"{path} has features {features.shape} and coords {coords.shape}: (n, N) and (n, 2) "
             "are needed."
         )
+    if features.dtype.kind not in "biuf":
+        raise StoreError(f"{path} has features of {features.dtype}: real numbers are needed.")
     size = attributes.get("patch_size_level0", attributes.get("patch_size"))
-    return FeatureBag(
-        features,
-        coords[:, ::-1].astype(np.int64),
-        None if size is None else float(size),
-        attributes,
-    )
+    try:
+        edge = None if size is None else float(size)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{path} has tiles of the size {size}: a number is needed.") from error
+    return FeatureBag(features, coords[:, ::-1].astype(np.int64), edge, attributes)
 
 
 def _read_pt(path: Path) -> NDArray[Any]:
@@ -165,6 +166,7 @@ def _read_pt(path: Path) -> NDArray[Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise StoreError(f"{path} is not a file of tensors that is safe to load.") from error
-    if not isinstance(loaded, torch.Tensor) or loaded.squeeze().ndim not in (1, 2):
+    dense = isinstance(loaded, torch.Tensor) and loaded.layout is torch.strided
+    if not dense or loaded.squeeze().ndim not in (1, 2):
         raise StoreError(f"{path} does not hold one tensor of features (n, N).")
-    return np.atleast_2d(loaded.squeeze().float().numpy())
+    return np.atleast_2d(loaded.detach().squeeze().float().numpy())

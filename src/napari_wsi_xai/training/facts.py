@@ -96,18 +96,20 @@ def _facts_of(case: Case) -> FeatureFacts:
         with h5py.File(case.features, "r") as file:
             length = int(file["features"].shape[-1])
             about = dict(file["coords"].attrs)
-    except (OSError, KeyError) as error:
+        tile_px, mpp = about.get("patch_size"), about.get("mpp")
+        edge = None if tile_px is None else int(tile_px)
+        mpps = None if mpp is None else (float(mpp),)
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(
             f"{case.features} is not a CLAM or TRIDENT feature file: {error}."
         ) from error
-    names = ("encoder", "encoder_hash", "patch_size", "mpp")
-    encoder, digest, tile_px, mpp = (about.get(name) for name in names)
+    encoder, digest = (about.get(name) for name in ("encoder", "encoder_hash"))
     return FeatureFacts(
         length,
         None if encoder is None else str(encoder),
         None if digest is None else str(digest),
-        tile_px=None if tile_px is None else int(tile_px),
-        mpps=None if mpp is None else (float(mpp),),
+        edge,
+        mpps,
     )
 
 
