@@ -151,6 +151,16 @@ def test_camelyon16_test_slides_need_a_label(tmp_path):
     assert "no rows of slide and label" in refused("camelyon16", tmp_path)
 
 
+def test_camelyon16_references_as_people_save_them(tmp_path):
+    table = camelyon(tmp_path) / "testing/reference.csv"
+    write(table, "image,type", "test_001.TIF,TUMOR", "test_002.tif,Normal", "test_002,normal")
+    assert told(read_public_set("camelyon16", tmp_path)) == CAMELYON
+    write(table, "test_001,Tumor", "test_002,Normal", "test_001,Normal")
+    assert "reference.csv tells two labels of test_001" in refused("camelyon16", tmp_path)
+    table.write_text("test_001,Tumor", encoding="utf-16")
+    assert "reference.csv cannot be read as a table" in refused("camelyon16", tmp_path)
+
+
 # -- CRCHistoPhenotypes --------------------------------------------------------------------
 
 
@@ -384,6 +394,30 @@ def test_tcga_labels_that_are_not_told(tmp_path):
     assert "no manifest" in refused("tcga", tmp_path)
 
 
+def test_tcga_values_that_say_nothing_are_no_class(tmp_path):
+    tcga(tmp_path)
+    text = (tmp_path / "clinical.tsv").read_text()
+    (tmp_path / "clinical.tsv").write_text(text.replace("TCGA-MESO", "Unknown"))
+    assert "tells no project_id of TCGA-CC-0003" in refused("tcga", tmp_path)
+
+
+def test_tcga_columns_whose_names_end_alike(tmp_path):
+    tcga(tmp_path)
+    rows = [line.split("\t") for line in (tmp_path / "clinical.tsv").read_text().splitlines()]
+
+    def written(first: str, second: str) -> None:
+        columns = [["x" if i else first, *row] for i, row in enumerate(rows)]
+        columns[0][3] = second
+        write(tmp_path / "clinical.tsv", *("\t".join(row) for row in columns))
+
+    written("diagnoses.project_id", "project_id")
+    assert len(read_public_set("tcga", tmp_path)) == 4
+    written("diagnoses.project_id", "project.project_id")
+    message = refused("tcga", tmp_path)
+    assert "name one, diagnoses.project_id or project.project_id" in message
+    assert len(read_public_set("tcga", tmp_path, label="project.project_id")) == 4
+
+
 def test_tcga_names_of_slides(tmp_path):
     tcga(tmp_path)
     touch(tmp_path, "x/other.svs")
@@ -394,3 +428,5 @@ def test_tcga_names_of_slides(tmp_path):
 def test_sets_that_there_are_not(tmp_path):
     with pytest.raises(BadArgumentError, match=r"'camelyon', perhaps camelyon16: .*tcga"):
         read_public_set("camelyon", tmp_path)
+    with pytest.raises(BadArgumentError, match=r"bracs has no option 'label'; it takes labels\."):
+        read_public_set("bracs", tmp_path, label="type")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 from napari_wsi_xai.errors import CohortError
@@ -114,10 +115,15 @@ def _slides(folder: Path, kind: str) -> dict[str, Path]:
 def _read_reference(path: Path) -> dict[str, str]:
     """Label of every test slide; some copies have a header, some name the file."""
     labels: dict[str, str] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.reader(file):
-            if len(row) > 1 and row[1].strip().lower() in CLASSES:
-                labels[row[0].strip().removesuffix(".tif")] = row[1].strip().lower()
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CohortError(f"{path} cannot be read as a table: {error}.") from error
+    for row in rows:
+        if len(row) > 1 and (label := row[1].strip().lower()) in CLASSES:
+            slide = re.sub(r"\.tif$", "", row[0].strip(), flags=re.IGNORECASE)
+            if labels.setdefault(slide, label) != label:
+                raise CohortError(f"{path} tells two labels of {slide}: leave the right one.")
     if not labels:
         raise CohortError(f"{path} has no rows of slide and label, as in 'test_001,Tumor'.")
     return labels

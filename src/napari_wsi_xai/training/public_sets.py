@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ def read_public_set(name: str, data: str | os.PathLike[str], **options: Any) -> 
     Raises
     ------
     BadArgumentError
-        There is no such data set.
+        There is no such data set, or its reader has no such option.
     CohortError
         Files are missing or do not say what they must; the message names them.
     """
@@ -58,4 +59,11 @@ def read_public_set(name: str, data: str | os.PathLike[str], **options: Any) -> 
             f"there is no data set {name!r}, perhaps {near[0]}: {', '.join(PUBLIC_SETS)} can be "
             "read."
         )
-    return PUBLIC_SETS[name](Path(data), **options)
+    reader = PUBLIC_SETS[name]
+    taken = list(inspect.signature(reader).parameters)[1:]
+    unknown = [option for option in options if option not in taken]
+    if unknown:
+        raise BadArgumentError(
+            f"the data set {name} has no option {unknown[0]!r}; it takes {', '.join(taken)}."
+        )
+    return reader(Path(data), **options)

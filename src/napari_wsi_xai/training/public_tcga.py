@@ -19,7 +19,7 @@ NAME = "TCGA"
 MANIFESTS = ("gdc_manifest*.txt", "gdc_manifest*.tsv", "manifest*.txt", "manifest*.tsv")
 CLINICAL = ("clinical*.tsv", "clinical*/clinical.tsv")
 CASE_COLUMNS = ("case_submitter_id", "cases.submitter_id", "bcr_patient_barcode")
-UNKNOWN = ("", "'--", "--", "not reported", "[not available]")
+UNKNOWN = ("", "'--", "--", "not reported", "unknown", "[not available]", "[unknown]")
 
 BARCODE = re.compile(r"TCGA-\w{2}-\w{4}")
 """Start of a slide's name, the patient: project, site and participant."""
@@ -122,11 +122,16 @@ def _values_of(clinical: Path, label: str, patients: set[str]) -> dict[str, str]
     columns = list(rows[0]) if rows else []
     case = next((name for name in CASE_COLUMNS if name in columns), None)
     # Newer tables tell whose column it is: "project.project_id".
-    found = [name for name in columns if name == label or name.endswith(f".{label}")]
+    longer = [name for name in columns if name.endswith(f".{label}")]
+    found = [label] if label in columns else longer
     if case is None or not found:
         raise CohortError(
             f"{clinical} has no column {CASE_COLUMNS[0] if case is None else label}: its columns "
             f"are {listed(columns)}."
+        )
+    if len(found) > 1:
+        raise CohortError(
+            f"{clinical} has several columns {label}: name one, {' or '.join(found)}."
         )
     values: dict[str, set[str]] = {}
     for row in rows:
