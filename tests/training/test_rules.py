@@ -84,6 +84,10 @@ def test_a_limit_must_be_passed_every_time() -> None:
         ("val/acc over 0.99", "val_accuracy", ">", 0.99),
         ("validation increases", "val_auc", "rises", None),
         ("attention on excluded>5e-1", "excluded", ">", 0.5),
+        ("validation loss > 50", "val_loss", ">", 50),
+        ("training loss < -2", "train_loss", "<", -2),
+        ("map correlation >= -1", "correlation", ">=", -1),
+        ("attention outside tissue >= 100 %", "outside_tissue", ">=", 1),
     ],
 )
 def test_ways_to_say_it(words: str, figure: str, relation: str, limit: float | None) -> None:
@@ -116,6 +120,10 @@ def test_every_figure_is_understood_by_its_name(
         ("validation auc rises for 0 epochs", "'0' is not a whole number from 1"),
         ("validation auc > high", "says nothing"),
         ("", "'' says nothing"),
+        ("attention on excluded > 50", "attention on excluded is from 0 to 1 and never 50"),
+        ("validation auc > 101 %", "validation auc is from 0 to 1 and never 1.01"),
+        ("map correlation < -2", "map correlation is from -1 to 1 and never -2"),
+        ("entropy > -0.1", "attention entropy is from 0 to 1 and never -0.1"),
     ],
 )
 def test_unknown_words_are_told_with_what_may_be_said(words: str, why: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 
-__all__ = ["FIGURE_WORDS", "figure_of", "metric_key", "possible_words"]
+__all__ = ["FIGURE_WORDS", "bounds_of", "figure_of", "metric_key", "possible_words"]
 
 _SIDES = {"val": "validation", "train": "training"}
 
@@ -45,6 +46,13 @@ def figure_of(words: str) -> str | None:
     """The figure that is called so, or None."""
     plain = re.sub(r"^(?:the|mean)\s+", "", words.strip())
     return _KNOWN.get(plain) or (key if (key := metric_key(plain)) in FIGURE_WORDS else None)
+
+
+def bounds_of(figure: str) -> tuple[float, float]:
+    """Smallest and largest value that a figure can have."""
+    if figure.endswith("_loss"):
+        return -math.inf, math.inf
+    return (-1.0 if figure == "correlation" else 0.0), 1.0
 
 
 def metric_key(name: str) -> str:

@@ -14,7 +14,13 @@ from typing import Any, Literal
 
 from napari_wsi_xai.errors import BadArgumentError, MissingExtraError
 from napari_wsi_xai.training.figures import FIGURES, EpochFigures, mean_figures
-from napari_wsi_xai.training.rule_words import FIGURE_WORDS, figure_of, metric_key, possible_words
+from napari_wsi_xai.training.rule_words import (
+    FIGURE_WORDS,
+    bounds_of,
+    figure_of,
+    metric_key,
+    possible_words,
+)
 
 __all__ = ["Condition", "Rule", "decide", "parse_rule", "parse_rules", "read_rules"]
 
@@ -186,6 +192,11 @@ def _condition(clause: str, words: str) -> Condition:
     if match["trend"]:
         return Condition(figure, _TRENDS[match["trend"]])
     limit = float(match["number"]) / (100 if match["percent"] else 1)
+    least, most = bounds_of(figure)
+    if not least <= limit <= most:
+        raise _unreadable(
+            words, f"{FIGURE_WORDS[figure]} is from {least:g} to {most:g} and never {limit:g}"
+        )
     return Condition(figure, _LIMITS[match["limit"]], limit)
 
 
