@@ -46,6 +46,8 @@ def test_entropy_is_scipys_over_ln_n_whatever_the_scale(weights: np.ndarray, sca
 def test_entropy_counts_tiles_only() -> None:
     canvas = np.array([[np.nan, 1.0], [1.0, np.nan]])
     assert attention_entropy(canvas) == 1.0
+    assert str(attention_entropy([1.0, 0.0, 0.0])) == "0.0"
+    assert attention_entropy([5e-324, 1.0, 1.0]) == pytest.approx(math.log(2) / math.log(3))
     assert math.isnan(attention_entropy([0.4]))
     assert math.isnan(attention_entropy([0.0, 0.0, 0.0]))
     with pytest.raises(BadArgumentError, match=r"-0\.5"):

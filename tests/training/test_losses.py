@@ -223,6 +223,10 @@ def test_chowder_penalises_what_scores_tiles() -> None:
     plain = float(training_loss(head, bag, 0)["loss"])
     penalised = float(training_loss(head, bag, 0, score_l2=0.5)["loss"])
     assert penalised - plain == pytest.approx(0.5 * float(head.score.weight.square().sum()))
+    deep = head_of("chowder", score_hidden=(4,))
+    squares = [layer.weight.square().sum() for layer in (deep.score[0], deep.score[2])]
+    told = training_loss(deep, bag, 0, score_l2=0.5)
+    assert float(told["score_l2"]) == pytest.approx(float(sum(squares)), rel=1e-6)  # no biases
 
 
 def test_msmil_trains_slides_together_against_what_tells_them_apart() -> None:
@@ -278,6 +282,8 @@ def test_what_does_not_fit_is_refused() -> None:
         training_loss(head, bag, 0, sil_weight=1.0)
     with pytest.raises(BadArgumentError, match="bag_weight=-1"):
         training_loss(head, bag, 0, bag_weight=-1.0)
+    with pytest.raises(BadArgumentError, match="bag_weight=nan"):
+        training_loss(head, bag, 0, bag_weight=math.nan)
     with pytest.raises(BadArgumentError, match="domain is for msmil"):
         training_loss(head, bag, 0, domain=DomainTerm(DomainBranch(2, 2), 0, 0.1))
     assert loss_options("clam-mb") == {"bag_weight": 0.7, "instance_weight": 0.3}

@@ -89,6 +89,8 @@ def test_probabilities_need_not_sum_to_one_and_one_column_is_class_1():
     assert one == two
     doubled = classification_metrics(labels, 2 * np.stack([1 - positive, positive], axis=1), 3)
     assert doubled == two
+    apart = np.stack([rng.random(30), positive], axis=1)  # a sigmoid a class
+    assert classification_metrics(labels, apart, 3).auc == two.auc
 
 
 def test_seeds_repeat():
@@ -185,6 +187,7 @@ def test_as_json():
     [
         ([0, 1], [[0.5, 0.5]], {}, r"labels \(2,\)"),
         ([], np.zeros((0, 2)), {}, r"labels \(0,\)"),
+        ([0, 0], [[0.2], [0.8]], {}, r"\(2, 1\) must be .* at least 2 classes"),
         ([0, 2], [0.1, 0.2], {}, "labels=0, 2 must be from 0 to 1"),
         ([-1, 0], [0.1, 0.2], {}, "labels=-1, 0"),
         (["a", "b"], [0.1, 0.2], {}, "labels=a, b must be numbers"),

@@ -122,9 +122,10 @@ def attention_entropy(weights: ArrayLike) -> float:
     total = known.sum()
     if known.size < 2 or not total > 0:
         return math.nan
-    share = known[known > 0] / total
+    share = known / total
+    share = share[share > 0]  # the smallest may have become 0
     entropy = -float(np.sum(share * np.log(share))) / math.log(known.size)
-    return min(max(entropy, 0.0), 1.0)
+    return min(max(0.0, entropy), 1.0)
 
 
 def map_correlation(now: ArrayLike, before: ArrayLike) -> float:

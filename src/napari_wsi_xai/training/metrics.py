@@ -160,10 +160,11 @@ def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.in
     if scores.ndim == 1:
         scores = np.stack([1 - scores, scores], axis=1)
     given = np.asarray(labels)
-    if given.ndim != 1 or scores.ndim != 2 or len(given) != len(scores) or not len(given):
+    fits = given.ndim == 1 and scores.ndim == 2 and len(given) == len(scores) > 0
+    if not fits or scores.shape[1] < 2:
         raise BadArgumentError(
             f"labels {given.shape} and probabilities {np.shape(probabilities)} must be (n,) and "
-            "(n, C) of one n above 0."
+            "(n, C) of one n above 0 and at least 2 classes."
         )
     if given.dtype.kind not in "biuf":
         raise BadArgumentError(f"labels={listed(given.tolist())} must be numbers of classes.")
