@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models import MIL_ARCHITECTURES
+from napari_wsi_xai.training.heads import build_head
 from napari_wsi_xai.training.recipes import AUTHORS, read_recipe, recipe_for, write_recipe
 from napari_wsi_xai.training.schedules import best_epoch, early_stop, learning_rate
 
@@ -127,6 +128,7 @@ def test_learning_rates() -> None:
     figures = [0.1, 0.2, 0.2, 0.2, 0.1, 0.1, 0.3, math.nan]
     rates = [learning_rate(plateau, e, figures[:e]) for e in range(len(figures) + 1)]
     assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25]
+    assert learning_rate(replace(plateau, lr_end=0.4), 8, figures) == 0.4
     assert learning_rate(recipe_for("abmil"), 11, []) == 5e-4
 
 
@@ -149,3 +151,9 @@ def test_best_epoch_is_the_first_of_the_largest(values: list[float]) -> None:
         return
     assert values[best] == max(finite)
     assert all(values[e] != values[best] for e in range(best))
+
+
+def test_zoommil_wants_features_of_several_magnifications() -> None:
+    with pytest.raises(BadArgumentError, match="the features are of one: encode the slides at"):
+        build_head(recipe_for("zoommil"), 12, 2, 1)
+    assert build_head(recipe_for("zoommil"), 12, 2, 2).num_magnifications == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models.mil import MILModel, build_mil
 from napari_wsi_xai.training.recipes import Recipe, head_arguments
 
@@ -41,6 +42,11 @@ def build_head(recipe: Recipe, length: int, num_classes: int, magnifications: in
         arguments.setdefault("single_logit", True)
     if "num_magnifications" in head_arguments(recipe.architecture):
         arguments.setdefault("num_magnifications", magnifications)
+    if recipe.architecture == "zoommil" and arguments["num_magnifications"] == 1:
+        raise BadArgumentError(
+            "zoommil looks into finer magnifications and the features are of one: encode the "
+            "slides at several, coarse to fine."
+        )
     side_by_side = arguments.get("num_magnifications", 1) if recipe.architecture == "dsmil" else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
