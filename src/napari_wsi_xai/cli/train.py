@@ -113,7 +113,8 @@ def train(
     }
     watching = watch_of(slides, cohort, watch or [], rule or [], rules, every, outlines)
     try:
-        slides = encoded(slides, made_with, out, tile_px, options["mpps"])
+        if not settings.end_to_end:
+            slides = encoded(slides, made_with, out, tile_px, options["mpps"])
         if folds is not None:
             crossed = _cross(slides, folds, members, settings, out, watching, options)
             tell(crossed.to_dict() | watching.facts(), as_json, lambda: print_crossed(crossed))

@@ -1,4 +1,4 @@
-"""One bag to train on: descriptors of a slide's tiles, and its label."""
+"""One bag to train on: descriptors or pixels of a slide's tiles, and its label."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Bag", "MagnificationUse", "draw_tiles"]
+__all__ = ["Bag", "MagnificationUse", "draw_rows", "draw_tiles", "rows_of"]
 
 MagnificationUse = Literal["single", "zoom", "pool", "concat"]
 """As ``MILModel.magnification_use`` has it."""
@@ -23,7 +23,8 @@ class Bag:
     Attributes
     ----------
     features
-        (N, D), or one such tensor a magnification, coarse to fine.
+        (N, D), or one such tensor a magnification, coarse to fine; to train end to end pixels
+        (N, p, p, 3) uint8.
     coords_level0
         (N, 2) int64 corners of the tiles, yx, level-0 pixels, or one such tensor a magnification;
         None where they are not known (``.pt``).
@@ -68,26 +69,27 @@ def draw_tiles(bag: Bag, most: int, rng: np.random.Generator, nested: bool = Fal
         descendants. Otherwise every magnification is drawn from by itself.
     """
     if isinstance(bag.features, Tensor):
-        chosen = _rows(len(bag.features), most, rng)
-        return bag if chosen is None else _only(bag, [chosen])
+        chosen = draw_rows(len(bag.features), most, rng)
+        return bag if chosen is None else rows_of(bag, [chosen])
     sizes = [len(part) for part in bag.features]
     if not nested:
-        drawn = [_rows(size, most, rng) for size in sizes]
+        drawn = [draw_rows(size, most, rng) for size in sizes]
         rows = [np.arange(n) if r is None else r for n, r in zip(sizes, drawn, strict=True)]
-        return _only(bag, rows) if any(r is not None for r in drawn) else bag
-    coarse = _rows(sizes[0], max(1, most // (sizes[-1] // sizes[0])), rng)
+        return rows_of(bag, rows) if any(r is not None for r in drawn) else bag
+    coarse = draw_rows(sizes[0], max(1, most // (sizes[-1] // sizes[0])), rng)
     if coarse is None:
         return bag
     each = [size // sizes[0] for size in sizes]
-    return _only(bag, [(coarse[:, None] * n + np.arange(n)).ravel() for n in each])
+    return rows_of(bag, [(coarse[:, None] * n + np.arange(n)).ravel() for n in each])
 
 
-def _rows(count: int, most: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Rows to keep, ascending; None for all."""
+def draw_rows(count: int, most: int, rng: np.random.Generator) -> np.ndarray | None:
+    """Rows of a bag of ``count`` tiles to keep, ascending; None for all."""
     return None if count <= most else np.sort(rng.choice(count, most, replace=False))
 
 
-def _only(bag: Bag, rows: Sequence[np.ndarray]) -> Bag:
+def rows_of(bag: Bag, rows: Sequence[np.ndarray]) -> Bag:
+    """A bag of these rows of each magnification."""
     index = [torch.from_numpy(chosen) for chosen in rows]
 
     def keep(value: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:

@@ -17,7 +17,15 @@ from napari_wsi_xai.runs.zoom_bags import Rows, nested_rows, pooled_rows, side_b
 from napari_wsi_xai.training.bag import Bag, MagnificationUse, draw_tiles
 from napari_wsi_xai.training.cohort import Case, Cohort
 
-__all__ = ["Bag", "BagDataset", "MagnificationUse", "draw_tiles", "read_bag"]
+__all__ = [
+    "BUDGET_BYTES",
+    "Bag",
+    "BagDataset",
+    "Kept",
+    "MagnificationUse",
+    "draw_tiles",
+    "read_bag",
+]
 
 BUDGET_BYTES = 4 * 2**30
 """Most memory that a data set keeps bags in by default."""
@@ -124,7 +132,7 @@ def _rows_of_zoom(run: ZoomRun, case: Case, use: MagnificationUse) -> list[Rows]
 
 
 @dataclass
-class _Kept:
+class Kept:
     """Bags in memory, first come, first kept.
 
     Epochs go through all bags, so throwing out the one used longest ago would throw out the very
@@ -137,8 +145,14 @@ class _Kept:
     def __post_init__(self) -> None:
         self.bags: dict[int, Bag] = {}
 
+    @property
+    def left(self) -> int:
+        """Bytes that are not used yet."""
+        return self.budget - self.used
+
     def keep(self, index: int, bag: Bag) -> None:
-        if self.used + bag.nbytes <= self.budget:
+        """Keep a bag if it fits."""
+        if bag.nbytes <= self.left:
             self.used += bag.nbytes
             self.bags[index] = bag
 
@@ -185,7 +199,7 @@ class BagDataset(Dataset[Bag]):
         self.most_tiles = most_tiles
         self.seed = seed
         self.use = use
-        self._kept = _Kept(budget_bytes)
+        self._kept = Kept(budget_bytes)
         # Shared, so that workers that outlive an epoch see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -206,7 +220,7 @@ class BagDataset(Dataset[Bag]):
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker that is not forked gets no copy of all bags, but fills its own memory.
-        return {**self.__dict__, "_kept": _Kept(self._kept.budget)}
+        return {**self.__dict__, "_kept": Kept(self._kept.budget)}
 
     def __len__(self) -> int:
         return len(self.indices)

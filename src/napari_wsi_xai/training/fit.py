@@ -13,6 +13,7 @@ from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models.encoders.encoder import Encoder
 from napari_wsi_xai.models.mil import MILModel
 from napari_wsi_xai.training.cohort import SIDES, Cohort
+from napari_wsi_xai.training.end_to_end import EndToEnd, begin_end_to_end, facts_of_start
 from napari_wsi_xai.training.facts import FeatureFacts, feature_facts
 from napari_wsi_xai.training.heads import build_head
 from napari_wsi_xai.training.loaders import class_weights
@@ -56,6 +57,8 @@ class TrainResult:
         Training slides of each class, and what was done about their numbers.
     folder
         Where all of it is, ``last.ckpt``, ``log.csv`` and ``tensorboard`` too.
+    encoder
+        Of the best epoch, where it was trained too.
     """
 
     head: MILModel
@@ -68,6 +71,7 @@ class TrainResult:
     stopped_because: str | None
     balance: dict[str, Any]
     folder: Path
+    encoder: Encoder | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, without weights and probabilities."""
@@ -112,12 +116,12 @@ def train(
         never been interrupted. A finished one is not trained again.
     encoder
         What the descriptors were made with; it goes into the bundle. By default what run stores
-        say, if it can be built from that.
+        say, if it can be built from that. End to end, what to begin with; it stays as it is.
     callbacks
         Lightning callbacks.
     tile_px, mpps
         Edge of a tile in pixels, and micrometres per pixel of every magnification, coarse to
-        fine, where the features do not say.
+        fine, where the features do not say. End to end 224 at 0.5 by default.
     on_progress
         Is told after every bag how far it has come.
     workers
@@ -138,11 +142,17 @@ def train(
     from napari_wsi_xai.training.results import find_encoder
 
     check_patients(cohort, split)
-    facts = with_geometry(feature_facts(cohort), tile_px, mpps)
-    check_encoder(encoder, facts)
+    if recipe.end_to_end:
+        facts = facts_of_start(cohort, encoder, tile_px, mpps)
+    else:
+        facts = with_geometry(feature_facts(cohort), tile_px, mpps)
+        check_encoder(encoder, facts)
     head = build_head(recipe, facts.length, len(cohort.classes), len(facts.mpps or (0,)))
     weights = class_weights(cohort, split.train)
     folder = Path(out)
+    tiles = None
+    if recipe.end_to_end and encoder is not None:
+        tiles = begin_end_to_end(cohort, split, recipe, head, encoder, facts)
     _begin(folder, recipe, _identity(cohort, split, recipe, facts))
     fit = Fit(
         cohort,
@@ -155,6 +165,7 @@ def train(
         on_progress=on_progress,
         workers=workers,
         device=device,
+        tiles=tiles,
     )
     module = fit.run()
     balance = {
@@ -162,7 +173,8 @@ def train(
         "class_balance": recipe.class_balance,
         "weights": [round(float(weight), 6) for weight in weights],
     }
-    return _finish(cohort, split, module, facts, encoder or find_encoder(facts), folder, balance)
+    made_with = encoder or find_encoder(facts)
+    return _finish(cohort, split, module, facts, made_with, folder, balance, tiles)
 
 
 def _finish(
@@ -173,6 +185,7 @@ def _finish(
     encoder: Encoder | None,
     folder: Path,
     balance: dict[str, Any],
+    tiles: EndToEnd | None,
 ) -> TrainResult:
     """Judge the best epoch's weights and write what is left of the training."""
     from napari_wsi_xai.training import results
@@ -180,8 +193,11 @@ def _finish(
 
     head = module.head
     head.load_state_dict(module.best_state)
+    if tiles is not None:
+        tiles.encoder.network.load_state_dict(module.best_encoder)
+        encoder = tiles.encoder.trained()
     rows = [(index, side) for side in SIDES for index in getattr(split, side)]
-    chances = results.predict(head, cohort, [index for index, _ in rows])
+    chances = results.predict(head, cohort, [index for index, _ in rows], tiles)
     metrics = results.side_metrics(cohort, split, chances, module.recipe.seed)
     metadata = results.metadata_of(module, cohort, split, facts, balance)
     metadata["training"]["metrics"] = {side: one.to_dict() for side, one in metrics.items()}
@@ -198,6 +214,7 @@ def _finish(
         stopped_because=module.stopped_because,
         balance=balance,
         folder=folder,
+        encoder=None if tiles is None else encoder,
     )
     with write_atomically(folder / RESULT) as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=1), encoding="utf-8")
@@ -241,11 +258,13 @@ def check_encoder(encoder: Encoder | None, facts: FeatureFacts) -> None:
 def _identity(cohort: Cohort, split: Split, recipe: Recipe, facts: FeatureFacts) -> dict[str, Any]:
     """What must agree for a training to be gone on with."""
     sides = {side: [cohort.cases[i].slide for i in getattr(split, side)] for side in SIDES}
+    tiles = {"tile_px": facts.tile_px, "mpps": facts.mpps}
+    geometry = tiles if recipe.end_to_end else {}
     return {
         "cohort": cohort.content_hash,
         "split": {"name": split.name, **sides},
         "recipe": recipe.to_dict(),
-        "features": {"length": facts.length, "encoder": facts.encoder_hash},
+        "features": {"length": facts.length, "encoder": facts.encoder_hash, **geometry},
     }
 
 
@@ -257,7 +276,7 @@ def _begin(folder: Path, recipe: Recipe, identity: dict[str, Any]) -> None:
     if path.is_file():
         _require_same(json.loads(path.read_text(encoding="utf-8")), identity, folder)
         return
-    if folder.is_file() or (folder / "last.ckpt").exists():
+    if folder.is_file() or any((folder / name).exists() for name in ("last.ckpt", RESULT)):
         raise BadArgumentError(f"{folder} is there and holds something else: name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     write_recipe(recipe, folder / "recipe.yaml")
@@ -271,7 +290,8 @@ def _require_same(kept: dict[str, Any], wanted: dict[str, Any], folder: Path) ->
     if kept == wanted:
         return
     ours, theirs = wanted["recipe"], kept.get("recipe", {})
-    differ = [f"{n}={theirs.get(n)}, not {ours[n]}" for n in ours if theirs.get(n) != ours[n]]
+    names = [n for n in {**ours, **theirs} if theirs.get(n) != ours.get(n)]
+    differ = [f"{n}={theirs.get(n)}, not {ours.get(n)}" for n in names]
     others = [n for n in ("cohort", "split", "features") if kept.get(n) != wanted[n]]
     raise BadArgumentError(
         f"{folder} holds a training with {listed([*differ, *(f'another {n}' for n in others)])}: "

@@ -20,8 +20,9 @@ from napari_wsi_xai.errors import StoreError
 from napari_wsi_xai.models.mil import MILModel
 from napari_wsi_xai.training.bags import BagDataset
 from napari_wsi_xai.training.cohort import Cohort
+from napari_wsi_xai.training.end_to_end import EndToEnd
 from napari_wsi_xai.training.lightning_import import import_lightning
-from napari_wsi_xai.training.loaders import EpochSampler, bag_loader
+from napari_wsi_xai.training.loaders import AlternatingSampler, EpochSampler, bag_loader
 from napari_wsi_xai.training.module import MILModule
 from napari_wsi_xai.training.recipes import Recipe
 from napari_wsi_xai.training.records import EpochRecords, ProgressReports, TrainProgress
@@ -32,7 +33,7 @@ __all__ = ["Fit"]
 
 @dataclass
 class Fit:
-    """Everything that a training is run with."""
+    """Everything that a training is run with; ``tiles`` where an encoder is trained too."""
 
     cohort: Cohort
     split: Split
@@ -44,6 +45,7 @@ class Fit:
     on_progress: Callable[[TrainProgress], None] | None = None
     workers: int = 0
     device: str = "auto"
+    tiles: EndToEnd | None = None
 
     def run(self) -> MILModule:
         """The module after its last epoch; goes on from ``last.ckpt`` where there is one.
@@ -55,7 +57,9 @@ class Fit:
         """
         names = tuple(self.cohort.cases[i].slide for i in self.split.train)
         weighted = self.recipe.class_balance == "weighted"
-        module = MILModule(self.head, self.recipe, self.weights if weighted else None, names)
+        encoder = None if self.tiles is None else self.tiles.encoder
+        weights = self.weights if weighted else None
+        module = MILModule(self.head, self.recipe, weights, names, encoder)
         records = EpochRecords(self.folder)
         kept = records.checkpoint if records.checkpoint.is_file() else None
         state = None if kept is None else _read(kept)
@@ -64,7 +68,8 @@ class Fit:
         begun = 0 if state is None else len(state["training"]["history"])
         callbacks = list(self.callbacks)
         if self.on_progress is not None:
-            callbacks.append(ProgressReports(self.on_progress, len(self.split.train)))
+            together = 1 if self.tiles is None else self.recipe.accumulate
+            callbacks.append(ProgressReports(self.on_progress, len(self._sampler()), together))
         with _quiet(), _as_it_was():
             trainer = self._trainer([*callbacks, records])
             try:
@@ -82,26 +87,40 @@ class Fit:
         module.on_load_checkpoint(state)
         return True
 
+    def _sampler(self) -> EpochSampler:
+        """The order of the training bags, as the recipe balances classes."""
+        recipe, labels = self.recipe, [self.cohort.cases[i].label for i in self.split.train]
+        if recipe.class_balance == "alternating":
+            return AlternatingSampler(labels, recipe.seed)
+        sampled = recipe.class_balance == "sampler"
+        shares = torch.stack([self.weights[label] for label in labels]) if sampled else None
+        return EpochSampler(len(labels), recipe.seed, shares)
+
+    def _bags(self) -> list[BagDataset]:
+        """Training bags, and validation bags where there are any."""
+        cohort, split, recipe = self.cohort, self.split, self.recipe
+        if self.tiles is not None:
+            return [
+                self.tiles.bags(cohort, split.train, recipe),
+                *([self.tiles.judged(cohort, split.val)] if split.val else []),
+            ]
+        use = self.head.magnification_use
+        bags = [BagDataset(cohort, split.train, recipe.most_tiles, recipe.seed, use=use)]
+        return [*bags, *([BagDataset(cohort, split.val, use=use)] if split.val else [])]
+
     def _loaders(self, epoch: int) -> list[Any]:
         """Training bags in the order of an epoch, and validation bags where there are any.
 
         Lightning asks for the first bags of a training that it goes on with before it tells
         anybody that an epoch begins.
         """
-        cohort, split, recipe = self.cohort, self.split, self.recipe
-        shares = None
-        if recipe.class_balance == "sampler":
-            shares = torch.stack([self.weights[cohort.cases[i].label] for i in split.train])
-        use = self.head.magnification_use
-        bags = BagDataset(cohort, split.train, recipe.most_tiles, recipe.seed, use=use)
-        sampler = EpochSampler(len(split.train), recipe.seed, shares)
+        bags, *judged = self._bags()
+        sampler = self._sampler()
         bags.set_epoch(epoch)
         sampler.set_epoch(epoch)
-        loaders = [bag_loader(bags, sampler, self.workers)]
-        if split.val:
-            judged = BagDataset(cohort, split.val, use=use)
-            loaders.append(bag_loader(judged, None, self.workers))
-        return loaders
+        together = None if self.tiles is None else self.recipe.accumulate
+        loaders = [bag_loader(bags, sampler, self.workers, together)]
+        return loaders + [bag_loader(one, None, self.workers) for one in judged]
 
     def _trainer(self, callbacks: list[Any]) -> Any:
         return import_lightning().Trainer(
@@ -109,7 +128,7 @@ class Fit:
             devices=1,
             precision=self.recipe.precision,
             max_epochs=self.recipe.epochs,
-            accumulate_grad_batches=self.recipe.accumulate,
+            accumulate_grad_batches=1 if self.tiles is not None else self.recipe.accumulate,
             gradient_clip_val=self.recipe.clip,
             deterministic=True,
             callbacks=callbacks,
@@ -149,6 +168,10 @@ def _quiet() -> Iterator[None]:
 def _as_it_was() -> Iterator[None]:
     """Give back what Lightning changes for the whole process: random numbers, Ctrl-C, torch."""
     deterministic = torch.are_deterministic_algorithms_enabled()
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
+    # Memory about to be written need not be filled first: it costs a third of a step.
+    settings.fill_uninitialized_memory = False
     main = threading.current_thread() is threading.main_thread()
     interrupt = signal.getsignal(signal.SIGINT)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -156,5 +179,6 @@ def _as_it_was() -> Iterator[None]:
             yield
         finally:
             torch.use_deterministic_algorithms(deterministic)
+            settings.fill_uninitialized_memory = filled
             if main:
                 signal.signal(signal.SIGINT, interrupt)

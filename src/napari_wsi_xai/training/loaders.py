@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from napari_wsi_xai.errors import CohortError
 from napari_wsi_xai.training.bags import Bag, BagDataset
 from napari_wsi_xai.training.cohort import Cohort
 
-__all__ = ["EpochSampler", "bag_loader", "class_weights"]
+__all__ = ["AlternatingSampler", "EpochSampler", "bag_loader", "class_weights"]
 
 
 class EpochSampler(Sampler[int]):
@@ -49,6 +50,37 @@ class EpochSampler(Sampler[int]):
         return iter(order.tolist())
 
 
+class AlternatingSampler(EpochSampler):
+    """Places of a data set, its classes in turn.
+
+    Every place comes at least once. Smaller classes are gone through again, shuffled anew, until
+    all have come as often as the largest: any C bags in a row from a multiple of C on are one of
+    each of the C classes.
+
+    Parameters
+    ----------
+    labels
+        Class of every place.
+    seed
+        Seed of the orders.
+    """
+
+    def __init__(self, labels: Sequence[int], seed: int) -> None:
+        classes = sorted(set(labels))
+        self.groups = [[n for n, one in enumerate(labels) if one == label] for label in classes]
+        self.most = max(len(group) for group in self.groups)
+        super().__init__(self.most * len(classes), seed)
+
+    def __iter__(self) -> Iterator[int]:
+        random = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+        turns = []
+        for group in self.groups:
+            times = ceil(self.most / len(group))
+            orders = [torch.randperm(len(group), generator=random) for _ in range(times)]
+            turns.append(torch.tensor(group)[torch.cat(orders)[: self.most]])
+        return iter(torch.stack(turns, dim=1).flatten().tolist())
+
+
 def mixed_seed(seed: int, epoch: int) -> int:
     """A seed for one epoch of a training, the same whatever came before it."""
     return (seed * 1_000_003 + epoch * 7_919 + 17) % 2**63
@@ -73,12 +105,19 @@ def class_weights(cohort: Cohort, indices: Sequence[int]) -> Tensor:
 
 
 def bag_loader(
-    bags: BagDataset, sampler: EpochSampler | None = None, workers: int = 0
+    bags: BagDataset,
+    sampler: EpochSampler | None = None,
+    workers: int = 0,
+    together: int | None = None,
 ) -> DataLoader[Bag]:
-    """A loader of one bag at a time, which draws nothing from the global random numbers."""
+    """A loader of one bag at a time, or of lists of bags that make a step together.
+
+    It draws nothing from the global random numbers.
+    """
     return DataLoader(
         bags,
-        batch_size=None,
+        batch_size=together,
+        collate_fn=None if together is None else list,
         sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -22,6 +22,7 @@ from napari_wsi_xai.training.figures import (
 
 if TYPE_CHECKING:
     from napari_wsi_xai.models import MILModel, MILOutput
+    from napari_wsi_xai.training.tile_encoder import TileEncoder
     from napari_wsi_xai.training.watched import WatchedSlide
 
 __all__ = ["figures_of", "look_at", "main_map", "weights_of"]
@@ -29,15 +30,22 @@ __all__ = ["figures_of", "look_at", "main_map", "weights_of"]
 Maps = dict[str, EpochMap]
 
 
-def look_at(head: MILModel, slide: WatchedSlide, classes: tuple[str, ...]) -> tuple[Maps, float]:
+def look_at(
+    head: MILModel,
+    slide: WatchedSlide,
+    classes: tuple[str, ...],
+    encoder: TileEncoder | None = None,
+) -> tuple[Maps, float]:
     """Maps of a slide as the head stands, and the probability it gives to the slide's label.
 
-    The head must be in evaluation mode. Of several magnifications each has maps of its own,
-    ``"attention/2 µm/px"``, NaN where the head did not look.
+    The head must be in evaluation mode; with ``encoder`` the bag is of tiles. Of several
+    magnifications each has maps of its own, ``"attention/2 µm/px"``, NaN where the head did not
+    look.
     """
     device = next(head.parameters()).device
     with torch.inference_mode():
-        output: MILOutput = head(_on(device, slide.features), _on(device, slide.coords_level0))
+        features: Any = slide.features if encoder is None else encoder.encode(slide.features)  # type: ignore[arg-type]
+        output: MILOutput = head(_on(device, features), _on(device, slide.coords_level0))
         probability = float(head.probabilities(output.logits)[slide.place.label])
     grids = slide.place.grids
     if len(grids) > 1:

@@ -16,21 +16,18 @@ from napari_wsi_xai.models.mil import MILModel
 from napari_wsi_xai.models.mil.msmil import domain_strength
 from napari_wsi_xai.training.bags import Bag
 from napari_wsi_xai.training.domain import DomainBranch, DomainTerm
+from napari_wsi_xai.training.end_to_end import described
+from napari_wsi_xai.training.epoch_rows import mean_parts, validation_figures
 from napari_wsi_xai.training.lightning_import import import_lightning
 from napari_wsi_xai.training.loaders import mixed_seed
 from napari_wsi_xai.training.losses import bag_loss, run_head, training_loss
-from napari_wsi_xai.training.metrics import classification_metrics
+from napari_wsi_xai.training.optimizers import build_optimizer, set_rate
 from napari_wsi_xai.training.recipes import MONITORS, Recipe
 from napari_wsi_xai.training.schedules import best_epoch, early_stop, learning_rate
+from napari_wsi_xai.training.slide_tiles import SlideTiles
+from napari_wsi_xai.training.tile_encoder import TileEncoder
 
 __all__ = ["MILModule"]
-
-_OPTIMIZERS = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "radam": torch.optim.RAdam,
-    "sgd": torch.optim.SGD,
-}
 
 
 class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
@@ -52,6 +49,8 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         (C,) weight of each class in the loss, or None.
     slides
         Names of the training slides, for a loss that tells them apart.
+    encoder
+        Trained too, on bags of tiles; by default bags are of descriptors.
 
     Attributes
     ----------
@@ -61,6 +60,8 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         ``val_weighted_f1``. The row of an epoch is there when its validation ends.
     best_state
         The head's tensors after the best epoch so far; after the last where nothing tells.
+    best_encoder
+        Likewise of the encoder's network; empty where none is trained.
     stopped_because
         Why training ended before the last epoch; None where it did not.
     """
@@ -71,12 +72,15 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         recipe: Recipe,
         weights: Tensor | None = None,
         slides: tuple[str, ...] = (),
+        encoder: TileEncoder | None = None,
     ) -> None:
         super().__init__()
         self.head, self.recipe, self.weights = head, recipe, weights
+        self.encoder = encoder
         self.slides = {name: number for number, name in enumerate(slides)}
         self.history: list[dict[str, float]] = []
         self.best_state: dict[str, Tensor] = {}
+        self.best_encoder: dict[str, Tensor] = {}
         self.stopped_because: str | None = None
         self.domain: DomainBranch | None = None
         if recipe.architecture == "msmil" and recipe.loss.get("domain_weight", 0) > 0:
@@ -114,12 +118,7 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser over everything that is trained."""
-        recipe = self.recipe
-        own: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-        own |= (
-            {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {"betas": recipe.betas}
-        )
-        return _OPTIMIZERS[recipe.optimizer](self.parameters(), **own)  # type: ignore[no-any-return]
+        return build_optimizer(self.recipe, self, self.encoder)
 
     def on_train_epoch_start(self) -> None:
         """Begin an epoch: its seed, its learning rate, its tiles."""
@@ -129,13 +128,16 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         loader = self.trainer.train_dataloader
         loader.dataset.set_epoch(self.epoch)
         loader.sampler.set_epoch(self.epoch)
-        for group in self.optimizers().param_groups:
-            group["lr"] = learning_rate(self.recipe, self.epoch, self.monitored)
+        set_rate(self.optimizers(), learning_rate(self.recipe, self.epoch, self.monitored))
         if self.recipe.lookahead and not self._slow:
             self._slow = {n: p.detach().clone() for n, p in self.named_parameters()}
 
-    def transfer_batch_to_device(self, bag: Bag, device: torch.device, number: int) -> Bag:
-        """The bag where the head is."""
+    def transfer_batch_to_device(self, bag: Any, device: torch.device, number: int) -> Any:
+        """The bag, or bags, where the head is."""
+        if isinstance(bag, list):
+            return [self.transfer_batch_to_device(one, device, number) for one in bag]
+        if isinstance(bag, SlideTiles):
+            return bag
 
         def there(part: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
             if isinstance(part, Tensor):
@@ -145,8 +147,14 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         coords = None if bag.coords_level0 is None else there(bag.coords_level0)
         return replace(bag, features=there(bag.features), coords_level0=coords)
 
-    def training_step(self, bag: Bag, index: int) -> Tensor:
-        """The loss of one bag."""
+    def training_step(self, batch: Bag | list[Bag], index: int) -> Tensor:
+        """The loss of one bag, or the mean of several whose tiles are encoded together."""
+        if isinstance(batch, Bag):
+            return self._loss(batch)
+        assert self.encoder is not None
+        return torch.stack([self._loss(bag) for bag in self.encoder.together(batch)]).mean()
+
+    def _loss(self, bag: Bag) -> Tensor:
         weights = None if self.weights is None else self.weights.to(self.device)
         domain = self._domain(bag)
         with _named(bag):
@@ -178,9 +186,12 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         """Begin to judge."""
         self._judged = []
 
-    def validation_step(self, bag: Bag, index: int) -> None:
+    def validation_step(self, bag: Bag | SlideTiles, index: int) -> None:
         """Judge one bag."""
         with _named(bag):
+            if self.encoder is not None:
+                bag = described(self.encoder, bag, self.device)
+            assert isinstance(bag, Bag)
             logits = run_head(self.head, bag).logits
         loss = float(bag_loss(self.head, logits, bag.label))
         chances = self.head.probabilities(logits).float().tolist()
@@ -202,15 +213,14 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
 
     def _end_epoch(self, validation: dict[str, float]) -> None:
         rate = float(self.optimizers().param_groups[0]["lr"])
-        row = {"epoch": float(self.epoch + 1), "lr": rate, **_means(self._parts), **validation}
+        row = {"epoch": float(self.epoch + 1), "lr": rate, **mean_parts(self._parts), **validation}
         self.history.append(row)
         self.log_dict({name: value for name, value in row.items() if name != "epoch"})
         best = self.best_epoch
         if best == self.epoch - 1 or not self.best_state:
-            state = self.head.state_dict()
-            self.best_state = {
-                name: tensor.detach().cpu().clone() for name, tensor in state.items()
-            }
+            self.best_state = _copied(self.head)
+            if self.encoder is not None:
+                self.best_encoder = _copied(self.encoder.network)
         if not math.isfinite(row["train_loss"]):
             self.stop(f"the loss of epoch {self.epoch} was {row['train_loss']}, not a number.")
         known = self.recipe.monitor in row
@@ -225,6 +235,7 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         checkpoint["training"] = {
             "history": self.history,
             "best_state": self.best_state,
+            "best_encoder": self.best_encoder,
             "stopped_because": self.stopped_because,
             "slow": self._slow,
             "steps": self._steps,
@@ -234,12 +245,13 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         """Take it back."""
         kept = checkpoint["training"]
         self.history, self.best_state = kept["history"], kept["best_state"]
+        self.best_encoder = kept.get("best_encoder", {})
         self.stopped_because = kept["stopped_because"]
         self._slow, self._steps = kept["slow"], kept["steps"]
 
 
 @contextmanager
-def _named(bag: Bag) -> Iterator[None]:
+def _named(bag: Bag | SlideTiles) -> Iterator[None]:
     """Say which slide it is whose bag does not fit."""
     try:
         yield
@@ -251,26 +263,6 @@ def _projected_length(head: nn.Module) -> int:
     return int(head.arguments["projection"][-1])  # type: ignore[index]
 
 
-def _means(parts: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each part of the loss over the bags of an epoch, as ``train_<part>``."""
-    names = parts[0] if parts else {"loss": math.nan}
-    return {
-        f"train_{name}": math.fsum(part[name] for part in parts) / len(parts) if parts else math.nan
-        for name in names
-    }
-
-
-def validation_figures(judged: list[tuple[int, float, list[float]]]) -> dict[str, float]:
-    """Figures of judged bags (label, loss, probabilities); NaN where one is not defined."""
-    if not judged:
-        return {}
-    labels = [label for label, _, _ in judged]
-    chances = [row for _, _, row in judged]
-    loss = math.fsum(loss for _, loss, _ in judged) / len(judged)
-    values = {"auc": math.nan, "accuracy": math.nan, "weighted_f1": math.nan}
-    if all(math.isfinite(p) for row in chances for p in row):
-        figures = classification_metrics(labels, chances, n_boot=0)
-        for name in values:
-            value = getattr(figures, name).value
-            values[name] = math.nan if value is None else value
-    return {"val_loss": loss, **{f"val_{name}": value for name, value in values.items()}}
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    """A module's tensors as they are now, on the processor."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

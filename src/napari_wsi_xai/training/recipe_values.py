@@ -12,7 +12,14 @@ from napari_wsi_xai.models.mil.arguments import check_whole
 if TYPE_CHECKING:
     from napari_wsi_xai.training.recipes import Recipe
 
-__all__ = ["check_recipe", "value_like"]
+__all__ = ["AUGMENTS", "END_TO_END", "check_recipe", "value_like"]
+
+AUGMENTS = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), "float")
+AUGMENTS = {"flips": "bool", **AUGMENTS}
+"""How tiles can be changed, and the type of each setting."""
+
+END_TO_END = ("end_to_end", "encoder_lr", "frozen", "augment")
+"""Settings that matter only where an encoder is trained."""
 
 _WORDS: dict[str, Any] = {"none": None, "null": None, "true": True, "false": False}
 
@@ -31,6 +38,12 @@ def value_like(name: str, value: Any, kind: str) -> Any:
         value = _read(value, kind)
     if kind == "str":
         fits = isinstance(value, str)
+    elif kind == "bool":
+        fits = isinstance(value, bool)
+    elif kind == "tuple[str, ...]":
+        words = [value] if isinstance(value, str) else value
+        fits = isinstance(words, Sequence) and all(isinstance(one, str) for one in words)
+        value = tuple(words) if fits else value
     elif kind.startswith("tuple"):
         fits = isinstance(value, Sequence) and all(_is_number(one) for one in value)
         value = tuple(value) if fits else value
@@ -58,6 +71,8 @@ def _described(kind: str) -> str:
         "int": "a whole number",
         "float": "a number",
         "str": "a word",
+        "bool": "true or false",
+        "tuple[str, ...]": "words",
         "tuple[float, float]": "two numbers",
         "tuple[int, ...]": "whole numbers",
     }
@@ -68,9 +83,11 @@ def _described(kind: str) -> str:
 def _read(text: str, kind: str) -> Any:
     if kind == "str":
         return text.strip()
-    if text.strip().lower() in _WORDS:
+    if text.strip().lower() in _WORDS and not kind.startswith("tuple[str"):
         return _WORDS[text.strip().lower()]
     inner = text.strip().strip("[]()")
+    if kind == "tuple[str, ...]":
+        return [part.strip() for part in inner.split(",") if part.strip()]
     if "," in inner or kind.startswith("tuple") or text.strip().startswith("["):
         return [_number(part) for part in inner.split(",") if part.strip()]
     return _number(text)
@@ -103,7 +120,7 @@ def check_recipe(recipe: Recipe, choices: Mapping[str, Sequence[str]]) -> None:
     for name in ("patience", "most_tiles"):
         if getattr(recipe, name) is not None:
             check_whole(1, **{name: getattr(recipe, name)})
-    above: dict[str, float | None] = {"lr": recipe.lr, "clip": recipe.clip}
+    above = {"lr": recipe.lr, "clip": recipe.clip, "encoder_lr": recipe.encoder_lr}
     for name, number in above.items():
         if number is not None and not number > 0:
             raise BadArgumentError(f"{name}={number} must be above 0.")
@@ -118,3 +135,20 @@ def check_recipe(recipe: Recipe, choices: Mapping[str, Sequence[str]]) -> None:
             raise BadArgumentError(f"{name}={number} must be from {low:g} to {high:g}.")
     if len(recipe.betas) != 2 or not all(0 <= beta < 1 for beta in recipe.betas):
         raise BadArgumentError(f"betas={recipe.betas} must be two numbers from 0 to below 1.")
+    _check_end_to_end(recipe)
+
+
+def _check_end_to_end(recipe: Recipe) -> None:
+    given = [name for name in END_TO_END[1:] if getattr(recipe, name) not in (None, (), {})]
+    if given and not recipe.end_to_end:
+        raise BadArgumentError(
+            f"{given[0]}={getattr(recipe, given[0])} is for training the encoder too: add "
+            "end_to_end=true, or leave it out."
+        )
+    for name, value in recipe.augment.items():
+        if name not in AUGMENTS:
+            raise BadArgumentError(f"augment.{name}: it takes {', '.join(AUGMENTS)}.")
+        value = value_like(f"augment.{name}", value, AUGMENTS[name])
+        most = 0.5 if name == "hue" else float("inf")
+        if not 0 <= value <= most:
+            raise BadArgumentError(f"augment.{name}={value} must be from 0 to {most:g}.")

@@ -13,7 +13,7 @@ from napari_wsi_xai.errors import BadArgumentError, MissingExtraError
 from napari_wsi_xai.models.mil import MIL_ARCHITECTURES
 from napari_wsi_xai.training.authors import AUTHORS
 from napari_wsi_xai.training.losses import loss_options
-from napari_wsi_xai.training.recipe_values import check_recipe, value_like
+from napari_wsi_xai.training.recipe_values import AUGMENTS, END_TO_END, check_recipe, value_like
 from napari_wsi_xai.training.schedules import SCHEDULES
 
 __all__ = ["AUTHORS", "MONITORS", "Recipe", "read_recipe", "recipe_for", "write_recipe"]
@@ -30,7 +30,7 @@ MONITORS = {
 CHOICES = {
     "optimizer": ("adam", "adamw", "sgd", "radam"),
     "schedule": SCHEDULES,
-    "class_balance": ("none", "weighted", "sampler"),
+    "class_balance": ("none", "weighted", "sampler", "alternating"),
     "init": ("default", "orthogonal"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
     "monitor": tuple(MONITORS),
@@ -65,7 +65,8 @@ class Recipe:
         See :func:`~napari_wsi_xai.training.schedules.learning_rate`.
     class_balance
         ``"weighted"``: classes with few slides weigh more in the loss; ``"sampler"``: their slides
-        are drawn more often; ``"none"``.
+        are drawn more often; ``"alternating"``: classes come in turn, small ones again, so that
+        ``accumulate`` bags hold all classes evenly; ``"none"``.
     most_tiles
         Tiles of a slide that an epoch draws; None for all.
     init
@@ -74,8 +75,19 @@ class Recipe:
         Of weights, order, drawn tiles and dropout.
     precision
         As Lightning names it; the mixed ones are for GPUs.
+    end_to_end
+        Train the encoder too, on the slides' tiles; the ``accumulate`` bags of a step go through
+        it together.
+    encoder_lr
+        Learning rate of the encoder where it is not ``lr``; it follows the same schedule.
+    frozen
+        Parameters of the encoder that stay as they are, by what their names begin with, as
+        :class:`~napari_wsi_xai.training.tile_encoder.TileEncoder` takes them; ``"all"``.
     head, loss
         Arguments of the architecture, and weights of the parts of its loss.
+    augment
+        How tiles are changed while the encoder is trained: ``flips``, ``hue``, ``saturation``,
+        ``brightness``, ``contrast``, see :class:`~napari_wsi_xai.training.augment.Augmentation`.
     """
 
     architecture: str
@@ -101,19 +113,28 @@ class Recipe:
     init: str = "default"
     seed: int = 0
     precision: str = "32-true"
+    end_to_end: bool = False
+    encoder_lr: float | None = None
+    frozen: tuple[str, ...] = ()
     head: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, float] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_recipe(self, CHOICES)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; :func:`recipe_for` takes it back."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        """JSON-able; :func:`recipe_for` takes it back.
+
+        What is for training an encoder is left out where none is trained.
+        """
+        names = [one.name for one in fields(self) if self.end_to_end or one.name not in END_TO_END]
+        values = {name: getattr(self, name) for name in names}
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
-_OWN = {one.name for one in fields(Recipe)} - {"head", "loss", "architecture"}
+_ROOMS = ("head", "loss", "augment")
+_OWN = {one.name for one in fields(Recipe)} - {*_ROOMS, "architecture"}
 _TYPES = {one.name: one.type for one in fields(Recipe)}
 
 
@@ -142,22 +163,27 @@ def recipe_for(architecture: str, **overrides: Any) -> Recipe:
         )
     recipe = Recipe(architecture, **AUTHORS[architecture])
     own: dict[str, Any] = {}
-    parts = {"head": dict(recipe.head), "loss": {**loss_options(architecture), **recipe.loss}}
+    parts: dict[str, dict[str, Any]] = {
+        "head": dict(recipe.head),
+        "loss": {**loss_options(architecture), **recipe.loss},
+        "augment": dict(recipe.augment),
+    }
     for name, value in _flat(overrides).items():
         room, key = _place(architecture, name)
         if room == "own":
             own[key] = value_like(name, value, str(_TYPES[key]))
         else:
-            read = value_like(name, value, "float" if room == "loss" else "")
+            kind = {"loss": "float", "augment": AUGMENTS.get(key, "")}.get(room, "")
+            read = value_like(name, value, kind)
             parts[room][key] = _listed_like(architecture, key, read) if room == "head" else read
-    return replace(recipe, **own, head=parts["head"], loss=parts["loss"])
+    return replace(recipe, **{**own, **parts})
 
 
 def _flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in overrides.items():
         name = name.replace("-", "_")
-        if name in ("head", "loss"):
+        if name in _ROOMS:
             if not isinstance(value, Mapping):
                 raise BadArgumentError(f"{name}={value!r} must be settings by name.")
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
@@ -167,15 +193,20 @@ def _flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place(architecture: str, name: str) -> tuple[str, str]:
-    """Where a setting belongs: ``"own"``, ``"head"`` or ``"loss"``, and its name there."""
-    head, loss = head_arguments(architecture), list(loss_options(architecture))
+    """Where a setting belongs, ``"own"`` or one of ``_ROOMS``, and its name there."""
+    rooms = {
+        "own": list(_OWN),
+        "head": head_arguments(architecture),
+        "loss": list(loss_options(architecture)),
+        "augment": list(AUGMENTS),
+    }
     room, dot, key = name.partition(".")
-    if dot and key in {"head": head, "loss": loss}.get(room, []):
+    if dot and room in _ROOMS and key in rooms[room]:
         return room, key
-    for room, names in (("own", _OWN), ("head", head), ("loss", loss)):
+    for room, names in rooms.items():
         if name in names:
             return room, name
-    known = sorted({*_OWN, *head, *loss})
+    known = sorted({one for names in rooms.values() for one in names})
     raise BadArgumentError(
         f"{name!r} is no setting of a recipe for {architecture}{_nearest(name, known)}; it takes "
         f"{', '.join(known)}."

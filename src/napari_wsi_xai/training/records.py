@@ -100,10 +100,22 @@ class EpochRecords(import_lightning().callbacks.Checkpoint):  # type: ignore[mis
 
 
 class ProgressReports(import_lightning().callbacks.Callback):  # type: ignore[misc]
-    """Tells after every bag how far the training has come."""
+    """Tells after every batch how far the training has come.
 
-    def __init__(self, tell: Callable[[TrainProgress], None], slides: int) -> None:
-        self.tell, self.slides = tell, slides
+    Parameters
+    ----------
+    tell
+        Is told.
+    slides
+        Bags of an epoch.
+    together
+        Bags of a batch; the last one of an epoch may have fewer.
+    """
+
+    def __init__(
+        self, tell: Callable[[TrainProgress], None], slides: int, together: int = 1
+    ) -> None:
+        self.tell, self.slides, self.together = tell, slides, together
         self._begun = 0.0
         self._first = 0
 
@@ -115,8 +127,8 @@ class ProgressReports(import_lightning().callbacks.Callback):  # type: ignore[mi
         """Tell after a bag; with the time of validation in it from the second epoch on."""
         # Without validation the row of an epoch is there already when its last bag ends.
         ended = module.epoch > trainer.current_epoch
-        done = module.epoch * self.slides + (0 if ended else trainer.fit_loop.batch_idx + 1)
-        self._tell(module, done)
+        here = min(self.slides, (trainer.fit_loop.batch_idx + 1) * self.together)
+        self._tell(module, module.epoch * self.slides + (0 if ended else here))
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """Tell after the validation of an epoch."""

@@ -21,6 +21,7 @@ from napari_wsi_xai.models.mil import MILModel
 from napari_wsi_xai.models.tensor_files import hash_tensors
 from napari_wsi_xai.training.bags import read_bag
 from napari_wsi_xai.training.cohort import SIDES, Cohort
+from napari_wsi_xai.training.end_to_end import EndToEnd
 from napari_wsi_xai.training.facts import FeatureFacts
 from napari_wsi_xai.training.losses import run_head
 from napari_wsi_xai.training.metrics import Metrics, classification_metrics
@@ -39,8 +40,12 @@ Predictions = dict[int, list[float]]
 
 
 @torch.no_grad()
-def predict(head: MILModel, cohort: Cohort, indices: Sequence[int]) -> Predictions:
+def predict(
+    head: MILModel, cohort: Cohort, indices: Sequence[int], tiles: EndToEnd | None = None
+) -> Predictions:
     """Class probabilities of some of a cohort's slides, all tiles of each taken.
+
+    ``tiles`` says how their descriptors are made, where an encoder was trained too.
 
     Raises
     ------
@@ -49,8 +54,12 @@ def predict(head: MILModel, cohort: Cohort, indices: Sequence[int]) -> Predictio
     """
     head.eval()
     found: Predictions = {}
-    for index in indices:
-        bag = read_bag(cohort.cases[index], head.magnification_use)
+    bags = None if tiles is None else tiles.judged(cohort, indices)
+    for place, index in enumerate(indices):
+        if tiles is None or bags is None:
+            bag = read_bag(cohort.cases[index], head.magnification_use)
+        else:
+            bag = tiles.described(bags[place])
         try:
             found[index] = head.probabilities(run_head(head, bag).logits).tolist()
         except ModelError as error:
@@ -144,6 +153,8 @@ def write_head(
     if encoder is not None and facts.tile_px is not None and facts.mpps is not None:
         mpps = facts.mpps[-head.num_magnifications :]
         name = f"{encoder.spec.name.replace('/', '-')}-{head.architecture}"
+        if "start" in metadata.get("training", {}):
+            name += "-end-to-end"
         model = Model(
             encoder, head, facts.tile_px, mpps[-1], cohort.classes, name, "", metadata, mpps
         )
@@ -175,6 +186,7 @@ def metadata_of(
     best = module.best_epoch
     kept = len(module.history) - 1 if best is None else best
     sides = {side: [cohort.cases[i].slide for i in getattr(split, side)] for side in SIDES}
+    origin = "start" if module.recipe.end_to_end else "features"
     return {
         "trained": True,
         "training": {
@@ -186,7 +198,7 @@ def metadata_of(
             "best_epoch": kept + 1,
             "figures": _without_nan(module.history[kept]),
             "stopped_because": module.stopped_because,
-            "features": {"encoder": facts.encoder, "encoder_hash": facts.encoder_hash},
+            origin: {"encoder": facts.encoder, "encoder_hash": facts.encoder_hash},
             "head_hash": f"sha256:{hash_tensors(module.head.state_dict())}",
             "torch": str(torch.__version__).split("+")[0],
         },

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from napari_wsi_xai.annotations import Annotation, read_geojson
 from napari_wsi_xai.errors import BadArgumentError, SlideError
 from napari_wsi_xai.evaluate import tile_truth
+from napari_wsi_xai.training.bag import Bag
 from napari_wsi_xai.training.epoch_store import StoredSlide
 
 if TYPE_CHECKING:
@@ -21,10 +23,15 @@ if TYPE_CHECKING:
 
     from napari_wsi_xai.runs import Run, ZoomRun
     from napari_wsi_xai.tiles import TileGrid
-    from napari_wsi_xai.training.bag import Bag, MagnificationUse
+    from napari_wsi_xai.training.bag import MagnificationUse
     from napari_wsi_xai.training.cohort import Case
+    from napari_wsi_xai.training.slide_tiles import SlideTiles
+    from napari_wsi_xai.training.tile_encoder import TileEncoder
 
 __all__ = ["EXCLUDED_CLASSES", "WatchedSlide", "is_excluded", "watch_bag", "watch_case"]
+
+MOST_BYTES = 512 * 2**20
+"""Most memory that the tiles of a watched slide are kept in; larger ones are read at each look."""
 
 EXCLUDED_CLASSES = frozenset(
     ("exclude", "excluded", "exclusion", "ignore", "artefact", "artifact", "pen", "pen mark")
@@ -41,7 +48,8 @@ class WatchedSlide:
     place
         Name, label and grids.
     features, coords_level0
-        Its bag, as the head takes it: tensors, or one a magnification, coarse to fine.
+        Its bag, as the head takes it: tensors, or one a magnification, coarse to fine. Where an
+        encoder is trained too, its tiles.
     indices
         (n, 2) row and column of the bag's tiles on each of the grids.
     truth, excluded, tissue
@@ -50,7 +58,7 @@ class WatchedSlide:
     """
 
     place: StoredSlide
-    features: Tensor | tuple[Tensor, ...]
+    features: Tensor | tuple[Tensor, ...] | SlideTiles
     coords_level0: Tensor | tuple[Tensor, ...] | None
     indices: tuple[NDArray[np.int64], ...]
     truth: NDArray[np.float32] | None = None
@@ -129,6 +137,7 @@ def watch_case(
     use: MagnificationUse = "single",
     outlines: Iterable[Path] = (),
     excluded: Iterable[Path] = (),
+    encoder: TileEncoder | None = None,
 ) -> WatchedSlide:
     """A slide of a cohort to watch.
 
@@ -142,6 +151,8 @@ def watch_case(
         GeoJSON files beside the case's own annotation, of excluded regions for example.
     excluded
         GeoJSON files of nothing but excluded regions, whatever class they have there.
+    encoder
+        What is trained too: its tiles are taken, and the case's features are a slide.
 
     Raises
     ------
@@ -158,6 +169,8 @@ def watch_case(
     annotations += [
         replace(one, classification="excluded") for path in excluded for one in read_geojson(path)
     ]
+    if encoder is not None:
+        return _watch_tiles(case, annotations, encoder)
     bag = read_bag(case, use)
     if case.kind != "run":
         return _watch_file(case, bag, annotations)
@@ -172,6 +185,28 @@ def watch_case(
         source=about["source"],
         mpp_stated=about["mpp_source"] == "user",
     )
+
+
+def _watch_tiles(
+    case: Case, annotations: Iterable[Annotation], encoder: TileEncoder
+) -> WatchedSlide:
+    """A slide's tiles, as they are cut for the encoder; in memory where they are few."""
+    from napari_wsi_xai.slides import open_slide
+    from napari_wsi_xai.tiles import tissue_mask
+    from napari_wsi_xai.training.slide_tiles import tiles_of
+
+    tiles = tiles_of(case, encoder.tile_px, encoder.mpp)
+    if tiles.grid is None or tiles.index is None:
+        raise BadArgumentError(
+            f"{case.slide} is an image with marked nuclei, whose tiles overlap: watch slides."
+        )
+    with open_slide(case.features) as slide:
+        tissue = tissue_mask(slide).fraction(tiles.grid)
+        source = slide.source
+    bag = Bag(torch.empty(0), torch.from_numpy(tiles.corners), case.label, case.slide)
+    places = {"indices": (tiles.index,), "tissue": tissue, "source": source}
+    watched = watch_bag(bag, (tiles.grid,), annotations, **places)  # type: ignore[arg-type]
+    return replace(watched, features=tiles.read() if tiles.nbytes <= MOST_BYTES else tiles)
 
 
 def _grids(run: Run | ZoomRun, use: MagnificationUse) -> tuple[TileGrid, ...]:
