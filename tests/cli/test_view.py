@@ -46,6 +46,9 @@ def test_what_was_watched_in_training_opens_with_a_slider(cli, viewer, tmp_path)
     assert result.status == 0, result.err
     assert [layer.name for layer in viewer.layers] == ["a · attention · checks"]
     assert viewer.dims.nsteps[0] == 3
+    assert viewer.canvas.overlays.text.text.startswith("epoch 3 of 3")
+    viewer.dims.set_point(0, 1)
+    assert viewer.canvas.overlays.text.text.startswith("epoch 1 of 3")
     viewer.dims.set_point(0, 3)
     assert viewer.layers[0].get_value((3, 32.0, 32.0), world=True) == 2
 

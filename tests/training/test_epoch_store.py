@@ -39,6 +39,13 @@ def make_maps(number: int) -> dict[str, dict[str, EpochMap]]:
     }
 
 
+def make_thumbnails(number: int) -> dict[str, np.ndarray]:
+    """Of the first slide alone."""
+    shown = np.random.default_rng(number).integers(0, 255, (5, 8, 8, 3)).astype(np.uint8)
+    shown[3:] = 255
+    return {"a/b ä": shown}
+
+
 def make_entry(number: int) -> EpochFigures:
     figures = SlideFigures(0.5, 0.25 * number, math.nan, 0.1, 0.0, 0.75, ((1, 2), (3, number)))
     slides = {"a/b ä": figures, "..": SlideFigures(entropy=number / 10)}
@@ -48,7 +55,7 @@ def make_entry(number: int) -> EpochFigures:
 def make_store(path: Path, entries: int = 3) -> EpochStore:
     store = EpochStore.create_or_resume(path, SLIDES, IDENTITY)
     for number in range(len(store), entries):
-        store.append(make_entry(number), make_maps(number))
+        store.append(make_entry(number), make_maps(number), make_thumbnails(number))
     return store
 
 
@@ -67,6 +74,10 @@ def check(store: EpochStore, entries: int) -> None:
                 store.last_maps(slide.name)[key], make_maps(entries - 1)[slide.name][key].values
             )
         assert maps.keys() == make_maps(0)[slide.name].keys()
+    if entries:
+        expected = [make_thumbnails(number)["a/b ä"] for number in range(entries)]
+        np.testing.assert_array_equal(store.thumbnails("a/b ä"), expected)
+        assert store.thumbnails("..") is None
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -113,8 +124,30 @@ def test_ome_metadata_is_valid(tmp_path: Path) -> None:
             assert len(image.ome_attributes.multiscales) == 1
 
 
+def test_thumbnails_are_white_where_a_slide_was_not_there(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "e", 0)
+    with_some = (1, 2, 4)
+    for number in range(6):
+        thumbnails = make_thumbnails(number) if number in with_some else {}
+        store.append(make_entry(number), make_maps(number), thumbnails)
+    found = EpochStore.open(tmp_path / "e").thumbnails("a/b ä")
+    assert found is not None
+    for number in range(6):
+        white = np.full((5, 8, 8, 3), 255, np.uint8)
+        expected = make_thumbnails(number)["a/b ä"] if number in with_some else white
+        np.testing.assert_array_equal(found[number], expected)
+    array = zarr.open_array(tmp_path / "e" / "thumbnails" / "a%2Fb %C3%A4", mode="r")
+    assert array.metadata.dimension_names == ("t", "rank", "y", "x", "c")
+    store.keep_until(21)  # the step of the third
+    store.append(make_entry(3), make_maps(3), make_thumbnails(3))
+    again = store.thumbnails("a/b ä")
+    assert again is not None
+    np.testing.assert_array_equal(again[:3], found[:3])
+    np.testing.assert_array_equal(again[3], make_thumbnails(3)["a/b ä"])
+
+
 @settings(max_examples=12, deadline=None)
-@given(st.integers(0, 3), st.integers(0, 60))
+@given(st.integers(0, 3), st.integers(0, 70))
 def test_a_kill_at_any_write_leaves_whole_entries(
     tmp_path_factory: pytest.TempPathFactory, before: int, writes: int
 ) -> None:
@@ -124,7 +157,7 @@ def test_a_kill_at_any_write_leaves_whole_entries(
     with pytest.MonkeyPatch.context() as patch:
         killed = _kill_after(patch, writes)
         try:
-            store.append(make_entry(before), make_maps(before))
+            store.append(make_entry(before), make_maps(before), make_thumbnails(before))
         except KilledError:
             assert killed
     done = len(EpochStore.open(path))

@@ -37,7 +37,7 @@ METRICS = {
 FONT_PT, LINE = 9, 130
 """Size of the words, and most characters of a line."""
 
-MARGIN = 0.15
+MARGIN = 0.18
 """Of the canvas beside what is shown, so that there is room for the words."""
 
 
