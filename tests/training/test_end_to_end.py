@@ -139,8 +139,8 @@ def test_frozen_parts_stay_as_they_are(cohort: Cohort, tmp_path: Path) -> None:
     assert same(dict(start), whole)
     for name, tensor in start.items():
         assert torch.equal(part[name], tensor) == name.startswith("features.0."), name
+    recipe = recipe_for("mean", frozen="layer1,all", **settings)
     with pytest.raises(BadArgumentError, match=r"frozen=layer1: .* features\.0, features\.1"):
-        recipe = recipe_for("mean", frozen="layer1,all", **settings)
         train(cohort, FIRST, recipe, tmp_path / "wrong", encoder(), **CUT)
 
 
@@ -198,11 +198,11 @@ def test_encoder_and_head_of_the_best_epoch_are_kept(cohort: Cohort, tmp_path: P
     flipped = [replace(case, label=1 - case.label) for case in cohort.cases[4:]]
     cohort = Cohort((*cohort.cases[:4], *flipped), cohort.classes)  # worse the more it learns
     split = Split("one", (0, 1, 2, 3), (4, 5, 6, 7), ())
-    recipe = recipe_for("mean", end_to_end=True, epochs=4, accumulate=2, lr=0.2)
+    recipe = recipe_for("mean", end_to_end=True, epochs=6, accumulate=2, lr=0.03)
     result = train(cohort, split, recipe, tmp_path / "out", encoder(), **CUT)
     losses = [row["val_loss"] for row in result.history]
     assert result.best_epoch == losses.index(min(losses)) + 1
-    assert result.best_epoch < 4
+    assert result.best_epoch < 6
     assert result.encoder is not None
     found = []
     with torch.no_grad():
@@ -263,8 +263,8 @@ def test_what_cannot_be_trained_end_to_end_says_so(cohort: Cohort, tmp_path: Pat
         train(cohort, FIRST, recipe, out)
     with pytest.raises(BadArgumentError, match="one magnification"):
         train(cohort, FIRST, recipe, out, encoder(), mpps=[2.0, 0.5])
+    zoom = recipe_for("zoommil", end_to_end=True, num_magnifications=2, epochs=1)
     with pytest.raises(BadArgumentError, match="zoommil head looks at several"):
-        zoom = recipe_for("zoommil", end_to_end=True, num_magnifications=2, epochs=1)
         train(cohort, FIRST, zoom, out, encoder(), **CUT)
     alone = recipe_for("mean", epochs=1, most_tiles=1, **PLAIN)
     with pytest.raises(ModelError, match=r"^s\d: Expected more than 1 value"):

@@ -52,6 +52,11 @@ class EndToEnd:
         """Bags to judge, of all tiles."""
         return TileBagDataset(cohort, indices, slides=self.slides, kept=self.kept, whole=True)
 
+    def judge_with(self, state: dict[str, Tensor], device: str) -> None:
+        """Take the network's tensors from an epoch, and judge on this device."""
+        self.encoder.network.load_state_dict(state)
+        self.encoder.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
     def described(self, bag: Bag | SlideTiles) -> Bag:
         """Descriptors of a bag to judge, on the processor."""
         return described(self.encoder, bag, torch.device("cpu"))

@@ -16,10 +16,10 @@ from napari_wsi_xai.training.cohort import SIDES, Cohort
 from napari_wsi_xai.training.end_to_end import EndToEnd, begin_end_to_end, facts_of_start
 from napari_wsi_xai.training.facts import FeatureFacts, feature_facts
 from napari_wsi_xai.training.heads import build_head
+from napari_wsi_xai.training.identity import identity_of, require_same
 from napari_wsi_xai.training.loaders import class_weights
 from napari_wsi_xai.training.recipes import Recipe, write_recipe
 from napari_wsi_xai.training.splits import Split, check_patients
-from napari_wsi_xai.training.wording import listed
 
 if TYPE_CHECKING:
     from napari_wsi_xai.training.metrics import Metrics
@@ -153,7 +153,7 @@ def train(
     tiles = None
     if recipe.end_to_end and encoder is not None:
         tiles = begin_end_to_end(cohort, split, recipe, head, encoder, facts)
-    _begin(folder, recipe, _identity(cohort, split, recipe, facts))
+    _begin(folder, recipe, identity_of(cohort, split, recipe, facts))
     fit = Fit(
         cohort,
         split,
@@ -168,6 +168,8 @@ def train(
         tiles=tiles,
     )
     module = fit.run()
+    if tiles is not None:
+        tiles.judge_with(module.best_encoder, device)
     balance = {
         "slides": cohort.counts(split.train),
         "class_balance": recipe.class_balance,
@@ -194,7 +196,6 @@ def _finish(
     head = module.head
     head.load_state_dict(module.best_state)
     if tiles is not None:
-        tiles.encoder.network.load_state_dict(module.best_encoder)
         encoder = tiles.encoder.trained()
     rows = [(index, side) for side in SIDES for index in getattr(split, side)]
     chances = results.predict(head, cohort, [index for index, _ in rows], tiles)
@@ -255,26 +256,13 @@ def check_encoder(encoder: Encoder | None, facts: FeatureFacts) -> None:
         )
 
 
-def _identity(cohort: Cohort, split: Split, recipe: Recipe, facts: FeatureFacts) -> dict[str, Any]:
-    """What must agree for a training to be gone on with."""
-    sides = {side: [cohort.cases[i].slide for i in getattr(split, side)] for side in SIDES}
-    tiles = {"tile_px": facts.tile_px, "mpps": facts.mpps}
-    geometry = tiles if recipe.end_to_end else {}
-    return {
-        "cohort": cohort.content_hash,
-        "split": {"name": split.name, **sides},
-        "recipe": recipe.to_dict(),
-        "features": {"length": facts.length, "encoder": facts.encoder_hash, **geometry},
-    }
-
-
 def _begin(folder: Path, recipe: Recipe, identity: dict[str, Any]) -> None:
     """Make the folder, or make sure that it holds this very training."""
     from napari_wsi_xai.training.records import write_atomically
 
     path = folder / IDENTITY
     if path.is_file():
-        _require_same(json.loads(path.read_text(encoding="utf-8")), identity, folder)
+        require_same(json.loads(path.read_text(encoding="utf-8")), identity, folder)
         return
     if folder.is_file() or any((folder / name).exists() for name in ("last.ckpt", RESULT)):
         raise BadArgumentError(f"{folder} is there and holds something else: name another folder.")
@@ -282,18 +270,3 @@ def _begin(folder: Path, recipe: Recipe, identity: dict[str, Any]) -> None:
     write_recipe(recipe, folder / "recipe.yaml")
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(identity, indent=1), encoding="utf-8")
-
-
-def _require_same(kept: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    """Raise where the folder holds another training; says what differs."""
-    wanted = json.loads(json.dumps(wanted))
-    if kept == wanted:
-        return
-    ours, theirs = wanted["recipe"], kept.get("recipe", {})
-    names = [n for n in {**ours, **theirs} if theirs.get(n) != ours.get(n)]
-    differ = [f"{n}={theirs.get(n)}, not {ours.get(n)}" for n in names]
-    others = [n for n in ("cohort", "split", "features") if kept.get(n) != wanted[n]]
-    raise BadArgumentError(
-        f"{folder} holds a training with {listed([*differ, *(f'another {n}' for n in others)])}: "
-        "give the same settings to go on with it, or another folder."
-    )
