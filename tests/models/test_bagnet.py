@@ -168,6 +168,19 @@ def test_random_weights_follow_the_seed_and_leave_others_alone():
     assert spread == pytest.approx((2 / (2 * 8 * 4)) ** 0.5, rel=0.1)
 
 
+def test_an_encoder_that_is_trained_follows_its_batches():
+    module = build_encoder("bagnet9-2").module.train()
+    x = image(2, 24, 24) * 3 + 2
+    with torch.no_grad():
+        before_norm = module.conv2(module.conv1(x))
+        for _ in range(60):
+            module(x)
+    torch.testing.assert_close(
+        module.bn1.running_mean, before_norm.mean((0, 2, 3)), rtol=0.01, atol=0.01
+    )
+    assert BagNet(9, 2).bn1.momentum == 0.001
+
+
 @pytest.mark.parametrize("name", ["bagnet8", "bagnet9-0", "bagnet9-x", "bagnet33-16-8", "bagnet"])
 def test_names_of_no_bagnet(name):
     with pytest.raises(BadArgumentError, match="names no BagNet"):

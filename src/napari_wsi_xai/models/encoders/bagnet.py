@@ -24,7 +24,6 @@ BAGNET_WIDTH = 64
 """Channels inside the first stage's bottlenecks of the published networks."""
 
 _DEPTHS, _STRIDES, _EXPANSION = (3, 4, 6, 3), (2, 2, 2, 1), 4
-_STEM_MOMENTUM = 0.001
 _NAME = re.compile(r"bagnet(\d+)(?:-([1-9]\d*))?")
 
 
@@ -70,6 +69,9 @@ class BagNet(nn.Module):
         is 32 times as long.
     num_classes
         Logits of the classifier ``fc``; None for a network without one.
+    stem_momentum
+        Share of a batch in the running statistics of the first batch norm; the published code
+        trains with 0.001, which takes thousands of steps.
 
     Attributes
     ----------
@@ -80,7 +82,11 @@ class BagNet(nn.Module):
     stride = 8
 
     def __init__(
-        self, receptive_px: int, width: int = BAGNET_WIDTH, num_classes: int | None = None
+        self,
+        receptive_px: int,
+        width: int = BAGNET_WIDTH,
+        num_classes: int | None = None,
+        stem_momentum: float = 0.001,
     ) -> None:
         super().__init__()
         if receptive_px not in RECEPTIVE_PX or width < 1:
@@ -92,7 +98,7 @@ class BagNet(nn.Module):
         self.offset = (receptive_px - 1) // 2
         self.conv1 = nn.Conv2d(3, width, 1, bias=False)
         self.conv2 = nn.Conv2d(width, width, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width, momentum=_STEM_MOMENTUM)
+        self.bn1 = nn.BatchNorm2d(width, momentum=stem_momentum)
         self.relu = nn.ReLU(inplace=True)
         before = width
         for stage, kernel in enumerate(RECEPTIVE_PX[receptive_px]):

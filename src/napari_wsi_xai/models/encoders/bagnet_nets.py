@@ -24,6 +24,10 @@ __all__ = ["CLASSIFIER", "build_bagnet"]
 CLASSIFIER = ("fc.",)
 """Beginnings of names that a published state dict holds beyond what gives the descriptor."""
 
+_STEM_MOMENTUM = 0.1
+"""An encoder that is trained further sees hundreds of batches, and slides are no photographs: with
+the published 0.001 it would be judged by statistics of pictures that it no longer sees."""
+
 _ADDRESS = (
     "https://bitbucket.org/wielandbrendel/bag-of-feature-pretrained-models/raw/"
     "249e8fa82c0913623a807d9d35eeab9da7dcc2a8/"
@@ -52,7 +56,7 @@ def build_bagnet(spec: EncoderSpec) -> Encoder:
     receptive_px, width = bagnet_numbers(spec.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        module = BagNet(receptive_px, width)
+        module = BagNet(receptive_px, width, stem_momentum=_STEM_MOMENTUM)
     stated = None
     if spec.weights is None:
         name = f"{spec.name} (untrained, seed {spec.seed})"
