@@ -118,6 +118,13 @@ def test_a_rare_class_is_on_every_side():
         assert cohort.counts(getattr(split, side))["class 1"] == 1
 
 
+def test_something_is_left_to_train_with():
+    split = hold_out(make_cohort([[0], [1]] * 2), test=0.9, val=0)
+    assert [len(getattr(split, side)) for side in SIDES] == [2, 0, 2]
+    split = hold_out(make_cohort([[0], [1]] * 3), test=0.1, val=0.85)
+    assert [len(getattr(split, side)) for side in SIDES] == [2, 2, 2]
+
+
 def test_mixed_patients_count_for_their_rarest_class():
     cohort = make_cohort([[0]] * 10 + [[0, 0, 1]] * 4)
     split = hold_out(cohort, test=0.25, val=0)
