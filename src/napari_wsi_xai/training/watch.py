@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_wsi_xai.errors import BadArgumentError, WsiXaiWarning
 from napari_wsi_xai.models import MILModel
-from napari_wsi_xai.training.epoch_store import EpochStore
-from napari_wsi_xai.training.figures import FIGURES, EpochFigures
+from napari_wsi_xai.training.epoch_store import EpochMap, EpochStore
+from napari_wsi_xai.training.figures import FIGURES, EpochFigures, SlideFigures
 from napari_wsi_xai.training.lightning_import import import_lightning
 from napari_wsi_xai.training.look import figures_of, look_at
 from napari_wsi_xai.training.rule_words import FIGURE_WORDS, metric_key
 from napari_wsi_xai.training.rules import Rule, decide, parse_rules
+from napari_wsi_xai.training.thumbnails import TopTiles
 from napari_wsi_xai.training.undisturbed import undisturbed
 from napari_wsi_xai.training.watched import WatchedSlide, watch_case
 
@@ -94,6 +95,7 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
         self._path = None if store is None else Path(store)
         self._slides: tuple[WatchedSlide, ...] = ()
         self._store: EpochStore | None = None
+        self._top_tiles: dict[str, TopTiles] = {}
         self._warned: set[str] = set()
         self._metrics: dict[str, float] = {}
 
@@ -104,12 +106,14 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
         if stage != "fit":
             return
         head = head_of(pl_module)
-        self._slides = tuple(self._watched(one, head) for one in self._given)
+        encoder = getattr(pl_module, "encoder", None)
+        self._slides = tuple(self._watched(one, head, encoder) for one in self._given)
         _require_known(self.rules, self._slides)
         if trainer.is_global_zero:
             path = self._path or Path(trainer.default_root_dir) / STORE_NAME
             path.parent.mkdir(parents=True, exist_ok=True)
             places = tuple(one.place for one in self._slides)
+            self._top_tiles = {place.name: TopTiles(place) for place in places}
             identity = {
                 "classes": list(self.classes),
                 "head": head.architecture,
@@ -147,31 +151,39 @@ class WatchSlides(import_lightning().Callback):  # type: ignore[misc]
 
     # -- looking ---------------------------------------------------------------------------
 
-    def _watched(self, one: Case | WatchedSlide, head: MILModel) -> WatchedSlide:
+    def _watched(self, one: Case | WatchedSlide, head: MILModel, encoder: Any) -> WatchedSlide:
         if isinstance(one, WatchedSlide):
             return one
         outlines, excluded = (of.get(one.slide, ()) for of in (self._outlines, self._excluded))
-        return watch_case(one, head.magnification_use, outlines, excluded)
+        return watch_case(one, head.magnification_use, outlines, excluded, encoder)
 
     def _look(self, trainer: Any, pl_module: Any) -> None:
-        if self._store is not None:
-            head = head_of(pl_module)
+        store = self._store
+        if store is not None:
             epoch, step = int(trainer.current_epoch) + 1, int(trainer.global_step)
             metrics = self._metrics | _metrics_of(trainer, pl_module, epoch)
             maps, figures = {}, {}
-            with undisturbed(head):
+            with undisturbed(pl_module):
                 for slide in self._slides:
-                    found, probability = look_at(head, slide, self.classes)
-                    maps[slide.name] = found
-                    now = {key: one.values for key, one in found.items()}
-                    before = self._store.last_maps(slide.name)
-                    label = self.classes[slide.place.label]
-                    figures[slide.name] = figures_of(slide, now, before, label, probability)
+                    maps[slide.name], figures[slide.name] = self._seen(store, slide, pl_module)
+            looks = {name: self._top_tiles[name].look(one.top) for name, one in figures.items()}
+            pictures = {name: tiles for name, tiles in looks.items() if tiles is not None}
             entry = EpochFigures(epoch, step, metrics, figures)
-            self._store.append(entry, maps)
+            store.append(entry, maps, pictures)
             self.history.append(entry)
-            self._warn_of_missing(metrics)
+            if self.every == "epoch" or epoch > 1:  # nothing is logged before the first ends
+                self._warn_of_missing(metrics)
         self._stop_by_rules(trainer, pl_module)
+
+    def _seen(
+        self, store: EpochStore, slide: WatchedSlide, pl_module: Any
+    ) -> tuple[dict[str, EpochMap], SlideFigures]:
+        """Maps of a slide as the head stands, and figures of them."""
+        encoder = getattr(pl_module, "encoder", None)
+        found, probability = look_at(head_of(pl_module), slide, self.classes, encoder)
+        now = {key: one.values for key, one in found.items()}
+        label = self.classes[slide.place.label]
+        return found, figures_of(slide, now, store.last_maps(slide.name), label, probability)
 
     def _stop_by_rules(self, trainer: Any, pl_module: Any) -> None:
         why = trainer.strategy.broadcast(decide(self.rules, self.history))
