@@ -122,6 +122,7 @@ from napari_wsi_xai.cli import (  # noqa: E402
     demo,  # noqa: F401
     features,  # noqa: F401
     models,  # noqa: F401
+    reproduce,  # noqa: F401
     score,  # noqa: F401
     slides,  # noqa: F401
     train,  # noqa: F401

@@ -68,7 +68,7 @@ class Watch:
 
 def watch_of(
     cohort: Cohort,
-    table: Path,
+    table: Path | None,
     slides: Sequence[str],
     rules: Sequence[str],
     rules_file: Path | None,
@@ -103,7 +103,9 @@ def watch_of(
         raise BadArgumentError(f"--every {every} must be at least 1 step.")
     beside = {} if outlines is None else outlines_in_folder(outlines, _cases(cohort, names))
     parsed = _rules(rules, rules_file)
-    return Watch(names, parsed, every, beside, excluded_of_table(table, names))
+    return Watch(
+        names, parsed, every, beside, {} if table is None else excluded_of_table(table, names)
+    )
 
 
 def _rules(words: Sequence[str], file: Path | None) -> tuple[Rule, ...]:

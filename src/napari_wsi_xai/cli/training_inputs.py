@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from napari_wsi_xai.training.recipes import Recipe
     from napari_wsi_xai.training.splits import Split
 
-__all__ = ["check_machine", "encoded", "encoder_of", "settings_of", "split_of"]
+__all__ = ["check_machine", "encoded", "encoder_of", "pairs_of", "settings_of", "split_of"]
 
 
 def check_machine(workers: int, device: str) -> None:
@@ -37,17 +37,25 @@ def settings_of(head: str | None, recipe: Path | None, given: list[str]) -> Reci
     from napari_wsi_xai.errors import BadArgumentError
     from napari_wsi_xai.training.recipes import read_recipe, recipe_for
 
+    settings = pairs_of(given)
+    if recipe is not None:
+        return read_recipe(recipe, head, **settings)
+    if head is None:
+        raise BadArgumentError("there is nothing to train: give --head NAME or --recipe FILE.")
+    return recipe_for(head, **settings)
+
+
+def pairs_of(given: list[str]) -> dict[str, Any]:
+    """Settings by name of words KEY=VALUE."""
+    from napari_wsi_xai.errors import BadArgumentError
+
     settings: dict[str, Any] = {}
     for pair in given:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
             raise BadArgumentError(f"--set {pair!r} must be KEY=VALUE.")
         settings[name.strip()] = value.strip()
-    if recipe is not None:
-        return read_recipe(recipe, head, **settings)
-    if head is None:
-        raise BadArgumentError("there is nothing to train: give --head NAME or --recipe FILE.")
-    return recipe_for(head, **settings)
+    return settings
 
 
 def encoder_of(name: str | None, weights: str | None) -> Encoder | None:

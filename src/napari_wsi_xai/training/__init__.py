@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from napari_wsi_xai.training.metrics import Estimate, Metrics, classification_metrics
     from napari_wsi_xai.training.module import MILModule
     from napari_wsi_xai.training.nuclei import encode_nuclei, nucleus_tiles
+    from napari_wsi_xai.training.papers import PAPERS, Paper, paper_of
     from napari_wsi_xai.training.public_sets import PUBLIC_SETS, read_public_set
     from napari_wsi_xai.training.recipes import Recipe, read_recipe, recipe_for, write_recipe
     from napari_wsi_xai.training.records import TrainProgress
+    from napari_wsi_xai.training.reproducing import reproduce
+    from napari_wsi_xai.training.reproduction import Reproduction, plan_reproduction
     from napari_wsi_xai.training.rules import Rule, parse_rules, read_rules
     from napari_wsi_xai.training.splits import (
         Split,
@@ -55,8 +58,11 @@ __all__ = [
     "FeatureFacts",
     "MILModule",
     "Metrics",
+    "PAPERS",
     "PUBLIC_SETS",
+    "Paper",
     "Recipe",
+    "Reproduction",
     "Rule",
     "Split",
     "TrainProgress",
@@ -74,7 +80,9 @@ __all__ = [
     "hold_out",
     "k_fold",
     "nucleus_tiles",
+    "paper_of",
     "parse_rules",
+    "plan_reproduction",
     "read_bag",
     "read_cohort",
     "read_public_set",
@@ -82,6 +90,7 @@ __all__ = [
     "read_rules",
     "recipe_for",
     "repeated",
+    "reproduce",
     "train",
     "train_ensemble",
     "training_loss",
@@ -104,9 +113,12 @@ _HOMES = {
     "metrics": ("Estimate", "Metrics", "classification_metrics"),
     "module": ("MILModule",),
     "nuclei": ("encode_nuclei", "nucleus_tiles"),
+    "papers": ("PAPERS", "Paper", "paper_of"),
     "public_sets": ("PUBLIC_SETS", "read_public_set"),
     "recipes": ("Recipe", "read_recipe", "recipe_for", "write_recipe"),
     "records": ("TrainProgress",),
+    "reproducing": ("reproduce",),
+    "reproduction": ("Reproduction", "plan_reproduction"),
     "rules": ("Rule", "parse_rules", "read_rules"),
     "splits": ("Split", "check_patients", "given", "hold_out", "k_fold", "repeated"),
     "watch": ("WatchSlides",),
