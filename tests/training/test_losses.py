@@ -201,6 +201,9 @@ def test_mil_sil_adds_the_mean_over_tiles(single: bool) -> None:
     assert float(training_loss(head, bag, 1)["loss"]) == pytest.approx(slide + mean, rel=1e-5)
     weighed = training_loss(head, bag, 1, sil_weight=0.25)
     assert float(weighed["loss"]) == pytest.approx(slide + 0.25 * mean, rel=1e-5)
+    alone = training_loss(head, bag, 1, bag_weight=0.0, sil_weight=0.5)
+    assert float(alone["loss"]) == pytest.approx(0.5 * mean, rel=1e-5)
+    assert float(alone["bag"]) == pytest.approx(slide, rel=1e-5)
 
 
 @pytest.mark.parametrize("distillation", ["afs", "maxs", "maxmins"])

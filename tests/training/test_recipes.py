@@ -157,3 +157,49 @@ def test_zoommil_wants_features_of_several_magnifications() -> None:
     with pytest.raises(BadArgumentError, match="the features are of one: encode the slides at"):
         build_head(recipe_for("zoommil"), 12, 2, 1)
     assert build_head(recipe_for("zoommil"), 12, 2, 2).num_magnifications == 2
+
+
+def test_settings_for_an_encoder_go_through_a_file(tmp_path: Path) -> None:
+    recipe = recipe_for(
+        "abmil",
+        end_to_end="true",
+        encoder_lr="1e-5",
+        frozen="conv1, layer1.0",
+        class_balance="alternating",
+        **{"augment.flips": "true", "hue": "0.04"},
+    )
+    assert (recipe.end_to_end, recipe.encoder_lr) == (True, 1e-5)
+    assert recipe.frozen == ("conv1", "layer1.0")
+    assert recipe.augment == {"flips": True, "hue": 0.04}
+    assert read_recipe(write_recipe(recipe, tmp_path / "recipe.yaml")) == recipe
+    assert recipe_for(**recipe.to_dict()) == recipe
+    text = "architecture: abmil\nend_to_end: true\nfrozen: [all]\naugment: {contrast: 0.5}\n"
+    (tmp_path / "own.yaml").write_text(text)
+    own = read_recipe(tmp_path / "own.yaml", **{"augment.contrast": "0.2"})
+    assert (own.frozen, own.augment) == (("all",), {"contrast": 0.2})
+
+
+def test_recipes_for_descriptors_alone_say_nothing_of_encoders() -> None:
+    told = recipe_for("abmil").to_dict()
+    assert not {"end_to_end", "encoder_lr", "frozen", "augment"} & set(told)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"encoder_lr": 0.1}, "encoder_lr=0.1 is for training the encoder too"),
+        ({"frozen": "all"}, "add end_to_end=true"),
+        ({"flips": True}, "add end_to_end=true"),
+        ({"end_to_end": "maybe"}, "end_to_end='maybe' does not fit: it must be true or false"),
+        ({"end_to_end": 1}, "true or false"),
+        ({"end_to_end": True, "encoder_lr": 0}, "encoder_lr=0.0 must be above 0"),
+        ({"end_to_end": True, "hue": 0.6}, "augment.hue=0.6 must be from 0 to 0.5"),
+        ({"end_to_end": True, "contrast": -1}, "augment.contrast=-1.0 must be from 0"),
+        ({"end_to_end": True, "flips": 2}, "flips=2 does not fit: it must be true or false"),
+        ({"end_to_end": True, "augment": {"blur": 1}}, "'augment.blur' is no setting"),
+        ({"end_to_end": True, "frozen": [1]}, "frozen=\\[1\\] does not fit: it must be words"),
+    ],
+)
+def test_settings_for_an_encoder_out_of_their_limits(settings: dict, words: str) -> None:
+    with pytest.raises(BadArgumentError, match=words):
+        recipe_for("abmil", **settings)

@@ -16,7 +16,7 @@ def picture(label: int, seed: int) -> np.ndarray:
     """(384, 384, 3): tissue on white glass; with label 1 some of it is darker and bluer."""
     rng = np.random.default_rng(seed)
     rgb = np.full((SIDE, SIDE, 3), 244.0)
-    rgb[:, :288] = np.array([200, 120, 170]) + rng.normal(0, 12, (SIDE, 288, 3))
+    rgb[:, :240] = np.array([200, 120, 170]) + rng.normal(0, 12, (SIDE, 240, 3))
     for _ in range(6 * label):
         y, x = rng.integers(0, 5, 2) * TILE
         rgb[y : y + TILE, x : x + TILE] -= [90, 40, 10]

@@ -214,10 +214,13 @@ def dsmil(
     return {"loss": total, "bag": slide, "instance": instance}
 
 
-def mil_sil(head: MILModel, bag: TileBag, label: int, sil_weight: float = 1.0) -> Parts:
-    """MIL-SIL: the slide, and every tile with its slide's label."""
-    losses = cast("MILSIL", head).losses(cast(Tensor, bag.features), label, sil_weight)
-    return {"loss": losses.total, "bag": losses.bag, "single": losses.single}
+def mil_sil(
+    head: MILModel, bag: TileBag, label: int, bag_weight: float = 1.0, sil_weight: float = 1.0
+) -> Parts:
+    """MIL-SIL: the slide (alone: MIL), and every tile with its slide's label (alone: SIL)."""
+    losses = cast("MILSIL", head).losses(cast(Tensor, bag.features), label)
+    total = bag_weight * losses.bag + sil_weight * losses.single
+    return {"loss": total, "bag": losses.bag, "single": losses.single}
 
 
 def dtfd(head: MILModel, bag: TileBag, label: int, pseudo_weight: float = 1.0) -> Parts:
@@ -294,4 +297,3 @@ LOSSES: dict[str, Loss] = {
     "xmil-transmil": decision,
     "dtfd": dtfd,
 }
-"""The loss of every architecture."""
