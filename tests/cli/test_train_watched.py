@@ -107,7 +107,7 @@ def test_excluded_regions_that_the_table_names(cli: Cli, place: Path) -> None:
     result = cli(*words(place, *watched, "--folds", 2, table="told.csv"))
     assert result.status == 0, result.err
     assert len(result.json["watched"]) == 2
-    assert "(and in 1 other folders beside it)" in result.err
+    assert "(and 1 more beside it)" in result.err
     last = EpochStore.open(result.json["watched"][0]).history()[-1].slides
     assert 0 < last["normal00"].excluded < 1
     assert np.isnan(last["normal00"].localisation)

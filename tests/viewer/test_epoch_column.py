@@ -13,14 +13,14 @@ from napari.components import ViewerModel
 from napari_wsi_xai.tiles import TileGrid
 from napari_wsi_xai.training.epoch_store import EpochMap, EpochStore, StoredSlide
 from napari_wsi_xai.training.figures import EpochFigures, SlideFigures
-from napari_wsi_xai.viewer.epoch_column import EPOCH_TILES, column_of
+from napari_wsi_xai.viewer.epoch_column import EPOCH_TILES, column_layer_data, column_of
 from napari_wsi_xai.viewer.epoch_layers import (
     add_epoch_layers,
     epoch_layer_data,
     update_epoch_layers,
 )
 from napari_wsi_xai.viewer.epoch_words import words_of_epoch
-from napari_wsi_xai.viewer.slide_layers import METADATA_KEY
+from napari_wsi_xai.viewer.slide_layers import METADATA_KEY, Placement
 
 GRID = TileGrid((5, 7), 112, 0.5, 112, (100, 200), (0.5, 0.5), 0, 1.0)
 WHY = "attention on excluded was > 0.5 in epochs 1 to 2, and the rule is: stop when excluded > 0.5."
@@ -139,6 +139,20 @@ def test_without_the_slide_the_column_stands_beside_the_tiles(tmp_path: Path) ->
     height = column["scale"][1] * (5 * 24 + 4 * 2)
     assert height == pytest.approx((100 + 5 * 112) * 0.5)
     assert column["translate"][2] > (200 + 7 * 112) * 0.5
+
+
+def test_beside_a_wide_slide_tiles_are_still_seen() -> None:
+    pictures = np.zeros((1, 5, 96, 96, 3), np.uint8)
+    about: dict[str, Any] = {"axis": "epoch", "about": {}}
+    _, keywords, _ = column_layer_data(
+        pictures, Placement((0.25, 0.25), (10.0, 20.0)), (1000, 8000), about
+    )
+    pixel = keywords["scale"][1]
+    assert 512 * pixel == pytest.approx(8000 * 0.25 / 2)
+    right = 20 + 7999.5 * 0.25
+    np.testing.assert_allclose(
+        keywords["translate"], (1, 9.875 + pixel / 2, right + (96 / 4 + 0.5) * pixel)
+    )
 
 
 def test_gaps_are_a_twelfth_of_a_tile() -> None:

@@ -61,7 +61,7 @@ class Watch:
         """Say where the maps of all epochs are, and how to look at them."""
         there = [store for store in self.stores if store.is_dir()]
         if there:
-            more = "" if len(there) == 1 else f" (and in {len(there) - 1} other folders beside it)"
+            more = "" if len(there) == 1 else f" (and {len(there) - 1} more beside it)"
             say(f"the maps of every look are in {there[0]}{more}; to see them:")
             say(f"  napari-wsi-xai view {shlex.quote(str(there[0]))}")
 

@@ -23,6 +23,9 @@ GAP = 1 / 12
 MARGIN = 1 / 4
 """Between slide and column, likewise."""
 
+LEAST = 1 / 2
+"""Least height of the column, of the slide's width: beside a wide slide it is higher than that."""
+
 
 def column_of(pictures: Thumbnails) -> NDArray[np.uint8]:
     """Thumbnails (t, rank, px, px, 3) one below the other, the best on top: (t, y, x, 3).
@@ -45,6 +48,8 @@ def column_layer_data(
 ) -> LayerData:
     """Layer data tuple: an image (t, y, x, 3) on the slide's right, as high as the slide.
 
+    Beside a wide slide it is half as high as that is wide, so that a view of all shows the tiles.
+
     Parameters
     ----------
     pictures
@@ -59,8 +64,9 @@ def column_layer_data(
     data = column_of(pictures)
     scale, start = np.asarray(placement.scale), np.asarray(placement.translate)
     low = start - scale / 2  # corner of the first pixel
-    pixel = shape_level0[0] * scale[0] / data.shape[1]
-    right = low[1] + shape_level0[1] * scale[1] + MARGIN * pictures.shape[2] * pixel
+    height, width = np.asarray(shape_level0) * scale
+    pixel = max(height, LEAST * width) / data.shape[1]
+    right = low[1] + width + MARGIN * pictures.shape[2] * pixel
     axis = keywords.pop("axis")
     about = keywords.pop("about") | {"kind": EPOCH_TILES}
     return (
