@@ -193,13 +193,15 @@ def _watch_tiles(
     """A slide's tiles, as they are cut for the encoder; in memory where they are few."""
     from napari_wsi_xai.slides import open_slide
     from napari_wsi_xai.tiles import tissue_mask
-    from napari_wsi_xai.training.slide_tiles import tiles_of
+    from napari_wsi_xai.training.slide_tiles import is_image, tiles_of
 
-    tiles = tiles_of(case, encoder.tile_px, encoder.mpp)
-    if tiles.grid is None or tiles.index is None:
+    if is_image(case):
         raise BadArgumentError(
             f"{case.slide} is an image with marked nuclei, whose tiles overlap: watch slides."
         )
+    tiles = tiles_of(case, encoder.tile_px, encoder.mpp)
+    assert tiles.grid is not None
+    assert tiles.index is not None
     with open_slide(case.features) as slide:
         tissue = tissue_mask(slide).fraction(tiles.grid)
         source = slide.source
