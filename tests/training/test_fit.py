@@ -297,6 +297,25 @@ def test_encoder_is_found_by_what_stores_say() -> None:
         fit.with_geometry(facts, 32, None)
 
 
+def test_without_validation_the_last_epoch_is_kept(cohort: Cohort, tmp_path: Path) -> None:
+    """Also where the monitored figure is never defined, validation slides being of one class."""
+    whole = hold_out(cohort, val=0)
+    one_class = replace(whole, train=whole.train[1:], val=whole.train[:1])
+    for name, split in (("none", whole), ("one", one_class)):
+        recipe = recipe_for("mean", epochs=3, lr=1e-2, monitor="val_auc")
+        result = train(cohort, split, recipe, tmp_path / name)
+        kept = torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]
+        assert result.best_epoch == 3
+        for key, tensor in result.head.state_dict().items():
+            assert torch.equal(tensor, kept[f"head.{key}"])
+
+
+def test_a_training_that_diverges_says_so(cohort: Cohort, tmp_path: Path) -> None:
+    recipe = recipe_for("abmil", epochs=3, lr=1e30)
+    with pytest.raises(ModelError, match=r"(normal|tumor)\d+: .* diverged: take a lower lr"):
+        train(cohort, hold_out(cohort, val=0), recipe, tmp_path / "out")
+
+
 # -- what is refused -----------------------------------------------------------------------
 
 

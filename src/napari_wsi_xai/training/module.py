@@ -216,8 +216,7 @@ class MILModule(import_lightning().LightningModule):  # type: ignore[misc]
         row = {"epoch": float(self.epoch + 1), "lr": rate, **mean_parts(self._parts), **validation}
         self.history.append(row)
         self.log_dict({name: value for name, value in row.items() if name != "epoch"})
-        best = self.best_epoch
-        if best == self.epoch - 1 or not self.best_state:
+        if self.best_epoch in (None, self.epoch - 1):
             self.best_state = _copied(self.head)
             if self.encoder is not None:
                 self.best_encoder = _copied(self.encoder.network)

@@ -50,7 +50,8 @@ def predict(
     Raises
     ------
     ModelError
-        A bag does not fit the head; the message names the slide.
+        A bag does not fit the head, or the head's weights are not finite; the message names the
+        slide.
     """
     head.eval()
     found: Predictions = {}
@@ -61,9 +62,15 @@ def predict(
         else:
             bag = tiles.described(bags[place])
         try:
-            found[index] = head.probabilities(run_head(head, bag).logits).tolist()
+            chances = head.probabilities(run_head(head, bag).logits)
         except ModelError as error:
             raise ModelError(f"{bag.name}: {error}") from error
+        if not torch.isfinite(chances).all():
+            raise ModelError(
+                f"{bag.name}: the trained head gives no finite probabilities, so the training has "
+                "diverged: take a lower lr, or clip."
+            )
+        found[index] = chances.tolist()
     return found
 
 
