@@ -177,6 +177,14 @@ def test_patients_on_several_sides_are_named():
     assert check_patients(cohort, Split("mine", (0, 1), (3, 4), (2,))) is None
 
 
+def test_cases_that_there_are_not_or_twice():
+    cohort = make_cohort([[0], [1], [0]])
+    with pytest.raises(CohortError, match=r"has the cases -1, 3: those of the cohort are 0 to 2"):
+        check_patients(cohort, Split("mine", (0, 3), (), (-1,)))
+    with pytest.raises(CohortError, match="has s1 several times to train with"):
+        check_patients(cohort, Split("mine", (0, 1, 1), (), (2,)))
+
+
 def test_too_few_patients_are_told():
     with pytest.raises(CohortError, match=r"class 1 \(2\) for 3 folds"):
         k_fold(make_cohort([[0]] * 9 + [[1]] * 2), 3)

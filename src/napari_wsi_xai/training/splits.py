@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -172,8 +173,10 @@ def check_patients(cohort: Cohort, split: Split) -> None:
     Raises
     ------
     CohortError
-        One is; the message names the patients and their sides.
+        One is; the message names the patients and their sides. Or the split has a case twice, or
+        one that the cohort has not.
     """
+    _check_cases(cohort, split)
     sides: dict[str, list[str]] = {}
     for side in SIDES:
         for patient in {cohort.cases[index].patient for index in getattr(split, side)}:
@@ -184,6 +187,24 @@ def check_patients(cohort: Cohort, split: Split) -> None:
             f"the split {split.name!r} has patients on several sides: {listed(several)}; all "
             "slides of a patient belong on one."
         )
+
+
+def _check_cases(cohort: Cohort, split: Split) -> None:
+    every = [index for side in SIDES for index in getattr(split, side)]
+    beyond = sorted({index for index in every if not 0 <= index < len(cohort)})
+    if beyond:
+        raise CohortError(
+            f"the split {split.name!r} has the cases {listed(beyond)}: those of the cohort are 0 "
+            f"to {len(cohort) - 1}."
+        )
+    for side in SIDES:
+        counts = Counter(getattr(split, side))
+        twice = [cohort.cases[index].slide for index, count in counts.items() if count > 1]
+        if twice:
+            raise CohortError(
+                f"the split {split.name!r} has {listed(twice)} several times to {side} with: once "
+                "is enough."
+            )
 
 
 def _made(cohort: Cohort, split: Split) -> Split:
