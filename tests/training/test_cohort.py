@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -242,6 +244,7 @@ def test_hash_tells_what_is_learnt_from_what_not_where_it_lies(tmp_path, feature
     assert changed.content_hash != first.content_hash
     swapped = read_cohort(write_csv(path, *ROWS), other, classes=["tumor", "normal"])
     assert swapped.content_hash != first.content_hash
+    assert replace(first, classes=("a", "b")).content_hash != first.content_hash
 
 
 @given(st.lists(st.text(min_size=1, alphabet="ab"), max_size=12))
