@@ -12,7 +12,14 @@ from scipy.io import savemat
 from napari_wsi_xai.errors import BadArgumentError, CohortError
 from napari_wsi_xai.models import EncoderSpec, build_encoder
 from napari_wsi_xai.models.mil import MIL_ARCHITECTURES
-from napari_wsi_xai.training import PAPERS, PUBLIC_SETS, plan_reproduction, recipe_for, reproduction
+from napari_wsi_xai.training import (
+    PAPERS,
+    PUBLIC_SETS,
+    plan_reproduction,
+    recipe_for,
+    reproduce,
+    reproduction,
+)
 
 SMALL = EncoderSpec("small", "small-8")
 
@@ -153,3 +160,27 @@ def test_what_does_not_fit_is_told_before_anything_is_computed(bracs, crc):
         plan_reproduction("bracs", bracs, encoder=encoder, mpps=[1.0])
     with pytest.raises(BadArgumentError, match=r"at 0.55 um/px, and not at 0.5"):
         plan_reproduction("crc-histophenotypes", crc, encoder=encoder, mpps=[0.5])
+    with pytest.raises(BadArgumentError, match="tile_px=28 must be at least 1, and odd"):
+        plan_reproduction("crc-histophenotypes", crc, encoder=encoder, tile_px=28)
+    with pytest.raises(BadArgumentError, match="tile_px=0"):
+        plan_reproduction("bracs", bracs, encoder=encoder, tile_px=0)
+    for options in ({"members": 0, "head": "abmil"}, {"members": 2}):
+        with pytest.raises(BadArgumentError, match="look at one magnification"):
+            plan_reproduction("bracs", bracs, encoder=encoder, **options)
+    with pytest.raises(BadArgumentError, match="members=2 of abmil"):
+        plan_reproduction("crc-histophenotypes", crc, encoder=encoder, members=2)
+
+
+def test_what_is_not_taken_is_told_before_anything_is_computed(bracs, crc, tmp_path):
+    encoder = build_encoder(SMALL)
+    slides = plan_reproduction("bracs", bracs, encoder=encoder, head="abmil")
+    along = plan_reproduction("bracs", bracs, encoder=encoder, head="abmil", end_to_end=True)
+    images = plan_reproduction("crc-histophenotypes", crc, encoder=encoder)
+    (tmp_path / "file").touch()
+    with pytest.raises(BadArgumentError, match="file is a file"):
+        reproduce(slides, tmp_path / "file")
+    with pytest.raises(BadArgumentError, match=r"mpp=0.25 is not taken end to end"):
+        reproduce(along, tmp_path / "out", slide_mpp=0.25)
+    with pytest.raises(BadArgumentError, match="has images and no slides"):
+        reproduce(images, tmp_path / "out", slide_mpp=0.25)
+    assert not (tmp_path / "out").exists()

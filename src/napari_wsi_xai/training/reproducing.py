@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.training.cohort import Cohort, write_cohort
 from napari_wsi_xai.training.reproduction import Reproduction
 
@@ -59,12 +60,15 @@ def reproduce(
 
     Raises
     ------
+    BadArgumentError
+        ``out`` is a file, or ``slide_mpp`` is not taken; as ``train`` raises.
     WsiXaiError
         Slides cannot be read, or as ``train`` raises.
     """
     from napari_wsi_xai.training.records import write_atomically
 
     folder = Path(out)
+    _check(planned, folder, slide_mpp)
     cohort = planned.cohort
     if not planned.recipe.end_to_end:
         options = {} if slide_mpp is None else {"slide_mpp": slide_mpp}
@@ -83,6 +87,23 @@ def reproduce(
     with write_atomically(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(planned.to_dict(), indent=1), encoding="utf-8")
     return result
+
+
+def _check(planned: Reproduction, folder: Path, slide_mpp: float | None) -> None:
+    if folder.is_file():
+        raise BadArgumentError(f"{folder} is a file: name a folder for the results.")
+    if slide_mpp is None:
+        return
+    if planned.paper.nuclei:
+        raise BadArgumentError(
+            f"mpp={slide_mpp:g}: {planned.paper.data_set} has images and no slides, all of one "
+            "scale: leave it out."
+        )
+    if planned.recipe.end_to_end:
+        raise BadArgumentError(
+            f"mpp={slide_mpp:g} is not taken end to end: convert slides that do not say their "
+            "um/px first, or train on descriptors (--frozen-encoder)."
+        )
 
 
 def _with_readable_outlines(cohort: Cohort) -> Cohort:

@@ -135,12 +135,26 @@ def plan_reproduction(
     if members is None and how.architecture in paper.heads and not how.end_to_end:
         members = paper.members
     built = encoder if isinstance(encoder, Encoder) else _encoder(paper, how, encoder, weights)
-    planned = Reproduction(
-        paper, cohort, splits, how, built, tile_px or paper.tile_px, scales, members
-    )
-    # What does not fit is told before hours of encoding.
-    build_head(how, built.dim, len(cohort.classes), len(scales))
+    px = paper.tile_px if tile_px is None else tile_px
+    planned = Reproduction(paper, cohort, splits, how, built, px, scales, members)
+    _check(planned)
     return planned
+
+
+def _check(planned: Reproduction) -> None:
+    """Raise for what would else be told after hours of encoding."""
+    recipe, px, members = planned.recipe, planned.tile_px, planned.members
+    if px < 1 or (planned.paper.nuclei and px % 2 == 0):
+        odd = ", and odd, so that a nucleus is in the middle" * planned.paper.nuclei
+        raise BadArgumentError(f"tile_px={px} must be at least 1{odd}.")
+    head = build_head(recipe, planned.encoder.dim, len(planned.cohort.classes), len(planned.mpps))
+    if members is None:
+        return
+    if members < 1 or recipe.end_to_end or head.magnification_use != "single":
+        raise BadArgumentError(
+            f"members={members} of {recipe.architecture}: heads whose mean decides are at least "
+            "one, look at one magnification and share an encoder that is not trained along."
+        )
 
 
 def _recipe(
