@@ -135,6 +135,8 @@ def test_what_cannot_be_an_ensemble_is_told_before_training(
         patch.setattr(ensemble, "feature_facts", lambda cohort: FeatureFacts(D, mpps=(4.0, 2.0)))
         with pytest.raises(BadArgumentError, match="'msmil' is a head over several"):
             train_ensemble(cohort, split, recipe_for("msmil"), out, 2)
+    with pytest.raises(BadArgumentError, match="share one encoder, and end_to_end=True trains"):
+        train_ensemble(cohort, split, recipe_for("mil-sil", end_to_end=True), out, 2)
     assert not out.exists()
     train(cohort, split, chowder(epochs=1), tmp_path / "alone")
     with pytest.raises(BadArgumentError, match="holds a training of one head: name another"):

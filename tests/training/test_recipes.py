@@ -129,6 +129,7 @@ def test_learning_rates() -> None:
     rates = [learning_rate(plateau, e, figures[:e]) for e in range(len(figures) + 1)]
     assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25]
     assert learning_rate(replace(plateau, lr_end=0.4), 8, figures) == 0.4
+    assert learning_rate(plateau, 9, [math.nan] * 9) == 1
     assert learning_rate(recipe_for("abmil"), 11, []) == 5e-4
 
 

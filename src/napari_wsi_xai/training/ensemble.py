@@ -138,7 +138,7 @@ def train_ensemble(
 
 
 def _check(recipe: Recipe, folder: Path) -> None:
-    if getattr(recipe, "end_to_end", False):
+    if recipe.end_to_end:
         raise BadArgumentError(
             "members of an ensemble share one encoder, and end_to_end=True trains one for each: "
             "train heads on stored features, or members one by one."

@@ -22,7 +22,7 @@ def learning_rate(recipe: Recipe, epoch: int, monitored: Sequence[float]) -> flo
         \text{steps:}\quad l_t &= l_0 f^{\#\{m \in \text{milestones}: m \le t\}}
 
     ``"plateau"`` multiplies by ``lr_factor`` f whenever what is monitored has not become better
-    for more than ``lr_patience`` epochs, and then counts anew.
+    for more than ``lr_patience`` epochs, and then counts anew; where it is never a number, never.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def _plateaus(recipe: Recipe, monitored: Sequence[float]) -> int:
     for value in monitored:
         if value > best:
             best, waited = value, 0
-        else:
+        elif math.isfinite(best):  # before anything is known there is nothing to wait for
             waited += 1
         if waited > recipe.lr_patience:
             found, waited = found + 1, 0
