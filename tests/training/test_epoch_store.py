@@ -138,12 +138,13 @@ def test_thumbnails_are_white_where_a_slide_was_not_there(tmp_path: Path) -> Non
         np.testing.assert_array_equal(found[number], expected)
     array = zarr.open_array(tmp_path / "e" / "thumbnails" / "a%2Fb %C3%A4", mode="r")
     assert array.metadata.dimension_names == ("t", "rank", "y", "x", "c")
-    store.keep_until(21)  # the step of the third
-    store.append(make_entry(3), make_maps(3), make_thumbnails(3))
+    store.keep_until(21)  # the step of the third; of the fifth there were some
+    for number in (3, 4):
+        store.append(make_entry(number), make_maps(number))
     again = store.thumbnails("a/b ä")
     assert again is not None
     np.testing.assert_array_equal(again[:3], found[:3])
-    np.testing.assert_array_equal(again[3], make_thumbnails(3)["a/b ä"])
+    assert (again[3:] == 255).all()
 
 
 @settings(max_examples=12, deadline=None)

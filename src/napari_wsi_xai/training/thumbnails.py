@@ -66,10 +66,9 @@ class TopTiles:
     def _read(self, cells: list[Cell]) -> None:
         """Read tiles; a slide that never opened is not tried again, one that did is."""
         assert self.slide.source is not None
-        grid = self.slide.grids[-1]
-        stated = grid.slide_mpp if self.slide.mpp_stated else None
+        grid = self.slide.grids[-1]  # it knows its pixels; a slide without mpp will do
         try:
-            with open_slide(self.slide.source, mpp=stated) as slide:
+            with open_slide(self.slide.source) as slide:
                 pixels = read_tiles(slide, grid, cells)
         except SlideError as error:
             self._opens = bool(self._opens)
