@@ -16,6 +16,7 @@ from napari_wsi_xai.errors import CohortError
 from napari_wsi_xai.models import Model, build_encoder
 from napari_wsi_xai.runs import FeatureBag, score
 from napari_wsi_xai.training import Case, Cohort, Split, recipe_for, train
+from napari_wsi_xai.training.bag import Bag
 from napari_wsi_xai.training.bags import Kept
 from napari_wsi_xai.training.end_to_end import described, facts_of_start
 from napari_wsi_xai.training.nuclei import nucleus_tiles
@@ -141,3 +142,15 @@ def test_images_with_marked_nuclei_are_trained_on(tmp_path: Path) -> None:
     result = train(cohort, split, recipe, tmp_path / "out", encoder)
     assert result.model.name == "model.safetensors"
     assert sorted(result.probabilities) == [0, 1, 2, 3]
+
+
+def test_strided_convolutions_of_few_channels_are_trained_without_harm() -> None:
+    for name, last in (("bagnet9-8", False), ("small-6-8", True)):  # oneDNN would write beyond
+        encoder = TileEncoder(build_encoder(name), 96, MPP).train()
+        tiles = torch.randint(0, 256, (6, 96, 96, 3), dtype=torch.uint8)
+        (bag,) = encoder.together([Bag(tiles, None, 0, "s")])
+        bag.features.square().mean().backward()  # type: ignore[union-attr]
+        weights = [p for p in encoder.network.parameters() if p.ndim == 4 and p.shape[2] > 1]
+        assert all(torch.isfinite(p.grad).all() for p in weights)  # type: ignore[arg-type]
+        for weight in weights:
+            assert weight.is_contiguous(memory_format=torch.channels_last) == last

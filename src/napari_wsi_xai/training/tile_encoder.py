@@ -63,7 +63,8 @@ class TileEncoder(nn.Module):
         self.start, self.tile_px, self.mpp = start, tile_px, float(mpp)
         self.augmentation = Augmentation(augment or {})
         self.network = copy.deepcopy(start.module)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._layout = _layout(self.network)
+        self.network.to(memory_format=self._layout)  # type: ignore[call-overload]
         self.input = copy.deepcopy(start.input)
         self._still = _freeze(self.network, frozen)
         self.train(self.training)
@@ -123,8 +124,8 @@ class TileEncoder(nn.Module):
         return Encoder(spec, network, self.start.preprocessing, name, rebuildable=False)
 
     def _pixels(self, tiles: Tensor, normal: bool = True) -> Tensor:
-        """(n, p, p, 3) to (n, 3, p, p) float32 of the same layout in memory."""
-        pixels = tiles.permute(0, 3, 1, 2).float()
+        """(n, p, p, 3) to (n, 3, p, p) float32, laid out in memory as the network is."""
+        pixels = tiles.permute(0, 3, 1, 2).float().contiguous(memory_format=self._layout)
         return self._normal_(pixels) if normal else pixels
 
     def _normal_(self, pixels: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ class TileEncoder(nn.Module):
         if size is not None and tuple(pixels.shape[-2:]) != (size, size):
             pixels = nn.functional.interpolate(
                 pixels, size=(size, size), mode="bilinear", antialias=True
-            ).contiguous(memory_format=torch.channels_last)
+            ).contiguous(memory_format=self._layout)
         return pixels.sub_(self.input.mean).mul_(self.input.scale)
 
     def _described(self, pixels: Tensor) -> Tensor:
@@ -146,6 +147,19 @@ class TileEncoder(nn.Module):
                 f"encoder {self.start.name} cannot run on tiles of {tuple(pixels.shape[-2:])} "
                 f"pixels: {str(error).strip().splitlines()[0]}"
             ) from error
+
+
+def _layout(network: nn.Module) -> torch.memory_format:
+    """Channels last, which is faster, but where that writes beyond its memory.
+
+    oneDNN does (uxlfoundation/oneDNN#6035) in gradients of strided 1 x 1 convolutions of fewer
+    channels than a vector has numbers.
+    """
+    for module in network.modules():
+        narrow = isinstance(module, nn.Conv2d) and module.in_channels // module.groups < 16
+        if narrow and set(module.kernel_size) == {1} and max(module.stride) > 1:  # type: ignore[arg-type]
+            return torch.contiguous_format
+    return torch.channels_last
 
 
 def _freeze(network: nn.Module, frozen: Sequence[str]) -> list[nn.Module]:
