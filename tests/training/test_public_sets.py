@@ -13,6 +13,7 @@ from scipy.io import savemat
 from napari_wsi_xai.errors import BadArgumentError, CohortError, WsiXaiWarning
 from napari_wsi_xai.training import Cohort, read_public_set
 from napari_wsi_xai.training.public_crc import read_nuclei
+from napari_wsi_xai.training.public_files import read_sheet
 
 
 def touch(root: Path, *names: str) -> None:
@@ -138,6 +139,7 @@ def test_camelyon16_complete(tmp_path):
 
 def test_camelyon16_without_outlines(tmp_path):
     camelyon(tmp_path)
+    touch(tmp_path, "annotations/normal_001.xml")  # nothing of a normal slide is an outline
     (tmp_path / "annotations/test_001.xml").unlink()
     cohort = read_public_set("camelyon16", tmp_path, outlines=False)
     assert [c.slide for c in cohort.cases if c.annotation] == ["tumor_001", "tumor_009"]
@@ -273,6 +275,31 @@ def write_bracs_table(path: Path, **patients: str) -> None:
     write_xlsx(path, [["About"], ["& more"]], [["Title"], *rows, ["", ""]])
 
 
+def test_sheets_of_other_programs(tmp_path):
+    """Strings in the cells, columns beyond Z, cells that do not say where they are."""
+    space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+
+    def cell(text: str, place: str = "") -> str:
+        parts = f"<r><t>{text[:1]}</t></r><r><t>{text[1:]}</t></r>"
+        return f'<c {place} t="inlineStr"><is>{parts}</is></c>'
+
+    rows = [
+        cell("slide") + cell("of"),
+        cell("a", 'r="A2"') + '<c r="B2"><v>7.0</v></c>' + cell("far", 'r="AB2"'),
+    ]
+    body = "".join(f"<row>{row}</row>" for row in rows)
+    with zipfile.ZipFile(tmp_path / "s.xlsx", "w") as book:
+        book.writestr("xl/worksheets/sheet1.xml", f"<worksheet {space}>{body}</worksheet>")
+    (row,) = read_sheet(tmp_path / "s.xlsx", lambda header: header == ["slide", "of"])
+    assert row == {"slide": "a", "of": "7"}
+    with zipfile.ZipFile(tmp_path / "w.xlsx", "w") as book:
+        first, second = cell("far", 'r="AB1"'), cell("x", 'r="AB2"')
+        body = f"<worksheet {space}><row>{first}</row><row>{second}</row></worksheet>"
+        book.writestr("xl/worksheets/sheet1.xml", body)
+    (row,) = read_sheet(tmp_path / "w.xlsx", lambda header: len(header) == 28)
+    assert row["far"] == "x"
+
+
 def test_bracs_by_groups_and_types(tmp_path):
     cohort = read_public_set("bracs", bracs(tmp_path))
     assert cohort.classes == ("BT", "AT", "MT")
@@ -406,7 +433,9 @@ def test_tcga_columns_whose_names_end_alike(tmp_path):
     rows = [line.split("\t") for line in (tmp_path / "clinical.tsv").read_text().splitlines()]
 
     def written(first: str, second: str) -> None:
-        columns = [["x" if i else first, *row] for i, row in enumerate(rows)]
+        columns = [
+            ["x", *row, "y"] if i else [first, *row, "old_project_id"] for i, row in enumerate(rows)
+        ]
         columns[0][3] = second
         write(tmp_path / "clinical.tsv", *("\t".join(row) for row in columns))
 

@@ -70,6 +70,12 @@ def test_a_limit_must_be_passed_every_time() -> None:
     assert why.startswith("attention on excluded was > 0.5 (0.8 at last) in epochs 2 to 4")
     assert rule.decide(make_history(excluded=[0.6, math.nan, 0.7])) is None
     assert rule.decide([]) is None
+    loss = parse_rule("validation loss > 9 for 2 epochs")
+    history = [EpochFigures(n, n, {"val_loss": v}) for n, v in enumerate((10.0, math.inf), 1)]
+    assert "validation loss was > 9 (inf at last)" in str(loss.decide(history))
+    history.append(EpochFigures(3, 3, {"val_loss": math.nan}))
+    assert loss.decide(history) is None
+    assert parse_rule("validation loss rises for 2 epochs").decide(history) is None
 
 
 @pytest.mark.parametrize(

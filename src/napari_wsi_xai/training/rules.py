@@ -81,7 +81,7 @@ class Condition:
 
     def holds(self, values: Sequence[float]) -> bool:
         """Whether the figure's last values, the oldest first, do that; NaN never does."""
-        if not values or not all(math.isfinite(value) for value in values):
+        if not values:
             return False
         if self.limit is not None:
             return all(_COMPARE[self.relation](value, self.limit) for value in values)
