@@ -62,9 +62,14 @@ def test_cross_validation(cli: Cli, place: Path) -> None:
     assert result.status == 0, result.err
     for text in ("fold 1 (10 slides)", "fold 2 (10 slides)", "all folds (20 slides)", "auc: mean"):
         assert text in result.out
-    told = cli(*words, "--json").json
-    assert len(told["folds"]) == 2
-    assert told["pooled"]["slides"] == 20
+    assert "split" not in result.err
+    table = place / "cohort.csv"
+    lines = [f"{line},{'train' if n else 'split'}" for n, line in enumerate(table.open())]
+    table.write_text("\n".join(line.replace("\n", "") for line in lines))
+    again = cli(*words[:-5], place / "again", *words[-4:], "--json")
+    assert "the column split is not heeded" in again.err
+    assert len(again.json["folds"]) == 2
+    assert again.json["pooled"]["slides"] == 20
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,8 @@ def _cross(
     from napari_wsi_xai.training.crossval import cross_validate
     from napari_wsi_xai.training.splits import k_fold
 
+    if any(case.split for case in cohort.cases):
+        say("the column split is not heeded: every slide is tested in one of the folds.")
     splits = k_fold(cohort, folds, seed=recipe.seed)
     each = members or 1
     with ProgressDisplay(recipe.architecture, "slides") as display:
