@@ -160,7 +160,9 @@ class _Bottleneck(nn.Module):
     """1 x 1, k x k (no padding, strided), 1 x 1, and the input added where it lies beside them.
 
     A k x k convolution loses ``k - 1`` pixels; those of the skipped input are cut off at the
-    bottom and at the right.
+    bottom and at the right. A 1 x 1 convolution with a stride is one without on every so many
+    pixels, and is computed so: oneDNN writes the gradient of the other, with fewer than 16
+    channels last in memory, where it must not.
     """
 
     def __init__(self, before: int, inside: int, stride: int, kernel: int, *, first: bool) -> None:
@@ -168,22 +170,28 @@ class _Bottleneck(nn.Module):
         after = inside * _EXPANSION
         self.conv1 = nn.Conv2d(before, inside, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inside)
-        self.conv2 = nn.Conv2d(inside, inside, kernel, stride=stride, bias=False)
+        self.stride, self.thinned = stride, kernel == 1 and stride > 1
+        within = 1 if self.thinned else stride
+        self.conv2 = nn.Conv2d(inside, inside, kernel, stride=within, bias=False)
         self.bn2 = nn.BatchNorm2d(inside)
         self.conv3 = nn.Conv2d(inside, after, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(after)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if first:
-            skip = nn.Conv2d(before, after, 1, stride=stride, bias=False)
+            skip = nn.Conv2d(before, after, 1, bias=False)
             self.downsample = nn.Sequential(skip, nn.BatchNorm2d(after))
         self.lost = (kernel - 1) // stride
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
+        if self.thinned:
+            out = out[:, :, :: self.stride, :: self.stride]
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        skipped = x if self.downsample is None else self.downsample(x)
+        skipped = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
+        if self.downsample is not None:
+            skipped = self.downsample(skipped)
         if self.lost:
             skipped = skipped[:, :, : -self.lost, : -self.lost]
         return self.relu(out + skipped)  # type: ignore[no-any-return]
