@@ -247,6 +247,22 @@ def test_folds_are_trained_each_from_the_start(cohort: Cohort, tmp_path: Path) -
     )
 
 
+def test_workers_and_halves(cohort: Cohort, tmp_path: Path) -> None:
+    split = Split("one", (0, 1, 2, 3), (4, 5), ())
+    settings = {"end_to_end": True, "epochs": 2, "accumulate": 2, "most_tiles": 9, "hidden": 8}
+    recipe = recipe_for("abmil", **settings)
+    alone = train(cohort, split, recipe, tmp_path / "alone", encoder(), **CUT)
+    helped = train(cohort, split, recipe, tmp_path / "helped", encoder(), workers=1, **CUT)
+    assert helped.history == alone.history
+    assert helped.probabilities == alone.probabilities
+    mixed = recipe_for("abmil", precision="bf16-mixed", **settings)
+    rough = train(cohort, split, mixed, tmp_path / "mixed", encoder(), **CUT)
+    for one, other in zip(rough.history, alone.history, strict=True):
+        assert one["train_loss"] != other["train_loss"]
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.03)
+        assert one["val_loss"] == pytest.approx(other["val_loss"], rel=0.03)
+
+
 def test_another_start_or_cut_is_another_training(cohort: Cohort, tmp_path: Path) -> None:
     recipe = recipe_for("mean", epochs=1, **PLAIN)
     train(cohort, FIRST, recipe, tmp_path / "out", encoder(), **CUT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class EndToEnd:
 
     encoder: TileEncoder
     slides: dict[int, SlideTiles]
-    kept: Kept = field(default_factory=lambda: Kept(BUDGET_BYTES))
+    kept: Kept
 
     def bags(self, cohort: Cohort, indices: Sequence[int], recipe: Recipe) -> TileBagDataset:
         """Bags to train on."""
@@ -107,8 +107,9 @@ def begin_end_to_end(
     head: MILModel,
     encoder: Encoder,
     facts: FeatureFacts,
+    workers: int = 0,
 ) -> EndToEnd:
-    """Find the tiles of all slides and copy the encoder.
+    """Find the tiles of all slides and copy the encoder; ``workers`` share the memory for pixels.
 
     Raises
     ------
@@ -127,4 +128,6 @@ def begin_end_to_end(
     geometry = (facts.tile_px, facts.mpps[0])
     network = TileEncoder(encoder, *geometry, recipe.frozen, recipe.augment)
     indices = [index for side in SIDES for index in getattr(split, side)]
-    return EndToEnd(network, find_tiles(cohort, indices, *geometry))
+    # Bags to train on and bags to judge have workers of their own.
+    kept = Kept(BUDGET_BYTES // max(1, 2 * workers))
+    return EndToEnd(network, find_tiles(cohort, indices, *geometry), kept)

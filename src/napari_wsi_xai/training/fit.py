@@ -152,7 +152,7 @@ def train(
     folder = Path(out)
     tiles = None
     if recipe.end_to_end and encoder is not None:
-        tiles = begin_end_to_end(cohort, split, recipe, head, encoder, facts)
+        tiles = begin_end_to_end(cohort, split, recipe, head, encoder, facts, workers)
     _begin(folder, recipe, identity_of(cohort, split, recipe, facts))
     fit = Fit(
         cohort,
