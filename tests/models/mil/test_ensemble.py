@@ -164,6 +164,15 @@ def test_arguments_bundles_and_blocks(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(parts.tile_scores, expected.tile_scores, rtol=1e-5, atol=1e-6)
 
 
+def test_arguments_are_whole_and_as_json_keeps_them() -> None:
+    """So a change of a default makes no file another head."""
+    given = {"member_arguments": {"hidden": (8, 4)}, "members": np.int64(2)}
+    told = build_mil("ensemble", D, **given).arguments
+    assert told["member_arguments"]["hidden"] == [8, 4]
+    assert told["member_arguments"]["n_extreme"] == 5
+    assert json.loads(json.dumps(told)) == told
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

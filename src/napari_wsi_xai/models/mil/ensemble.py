@@ -59,15 +59,10 @@ class EnsembleMIL(MILModel):
         from napari_wsi_xai.models.mil import MIL_ARCHITECTURES, build_mil
 
         own = _own_arguments(member_arguments)
-        super().__init__(
-            in_features,
-            num_classes,
-            single_logit,
-            member=member,
-            members=members,
-            member_arguments=own,
-        )
         check_whole(1, members=members)
+        super().__init__(
+            in_features, num_classes, single_logit, member=member, members=int(members)
+        )
         if member not in MIL_ARCHITECTURES:
             known = ", ".join(MIL_ARCHITECTURES)
             raise BadArgumentError(f"member={member!r} must be one of {known}.")
@@ -76,6 +71,8 @@ class EnsembleMIL(MILModel):
             for _ in range(members)
         )
         first = self.first
+        # With those that were not given, and as JSON keeps them.
+        self.arguments["member_arguments"] = _without_shared(first.arguments)
         if first.magnification_use != "single":
             raise BadArgumentError(
                 f"member={member!r} is a head over several magnifications: members of an ensemble "
@@ -150,7 +147,7 @@ def ensemble_of(heads: Sequence[MILModel]) -> EnsembleMIL:
                 f"head {number} is {head.architecture} with {head.arguments}, not as the first "
                 f"{first.architecture} with {first.arguments}: members differ in weights alone."
             )
-    own = {name: value for name, value in first.arguments.items() if name not in _SHARED}
+    own = _without_shared(first.arguments)
     with torch.random.fork_rng(devices=[]):
         ensemble = EnsembleMIL(
             **{name: first.arguments[name] for name in _SHARED},
@@ -162,6 +159,10 @@ def ensemble_of(heads: Sequence[MILModel]) -> EnsembleMIL:
     for member, head in zip(ensemble.members, heads, strict=True):
         member.load_state_dict(head.state_dict())
     return ensemble.eval()
+
+
+def _without_shared(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in _SHARED}
 
 
 def _own_arguments(given: Mapping[str, Any] | None) -> dict[str, Any]:
