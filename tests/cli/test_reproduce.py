@@ -104,7 +104,7 @@ def test_camelyon16(cli: Cli, camelyon: Path, tmp_path: Path) -> None:
     model = load_model(told["model"])
     assert (model.tile_px, model.mpp, model.classes) == (64, 0.5, ("normal", "tumor"))
     kept = json.loads((tmp_path / "out/reproduction.json").read_text())
-    assert kept == told["reproduction"]
+    assert kept == told["reproduction"] | {"read_with": {"slide_mpp": 0.5}}
     table = (tmp_path / "out/cohort.csv").read_text().splitlines()
     assert table[1].startswith("normal_001,normal,normal_001,train")
 

@@ -181,6 +181,6 @@ def test_what_is_not_taken_is_told_before_anything_is_computed(bracs, crc, tmp_p
         reproduce(slides, tmp_path / "file")
     with pytest.raises(BadArgumentError, match=r"mpp=0.25 is not taken end to end"):
         reproduce(along, tmp_path / "out", slide_mpp=0.25)
-    with pytest.raises(BadArgumentError, match="has images and no slides"):
-        reproduce(images, tmp_path / "out", slide_mpp=0.25)
+    with pytest.raises(BadArgumentError, match=r"min_tissue=0.1: .* has images and no slides"):
+        reproduce(images, tmp_path / "out", min_tissue=0.1)
     assert not (tmp_path / "out").exists()

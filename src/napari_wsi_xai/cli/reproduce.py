@@ -69,6 +69,10 @@ def reproduce(
     mpp: Annotated[
         float | None, typer.Option(metavar="UM", help="um/px of slides that do not say.")
     ] = None,
+    min_tissue: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Smallest share of tissue in a tile, 0 to 1."),
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(metavar="K", help="Cross-validate with K folds; 1: the official split."),
@@ -136,7 +140,8 @@ def reproduce(
     watching = watch_of(planned.cohort, None, watch or [], rule or [], None, None, None)
     tell_plan(planned)
     try:
-        _run(planned, out, watching, as_json, slide_mpp=mpp, workers=workers, device=device)
+        read = {"slide_mpp": mpp, "min_tissue": min_tissue}
+        _run(planned, out, watching, as_json, workers=workers, device=device, **read)
     except KeyboardInterrupt:
         say(f"what was encoded and trained is in {out}: the same command goes on.")
         raise

@@ -42,6 +42,8 @@ class Paper:
     start, start_settings
         The network that training end to end begins with, with random weights, and settings that
         only matter then.
+    min_tissue
+        Smallest share of tissue in a tile (the coarsest), where it is not the usual one.
     nuclei
         Whether the bags are tiles around marked nuclei of images, and not of slides.
     """
@@ -61,6 +63,7 @@ class Paper:
     end_to_end: bool = False
     start: str | None = None
     start_settings: Mapping[str, Any] = field(default_factory=dict)
+    min_tissue: float | None = None
     nuclei: bool = False
 
     @property
@@ -106,6 +109,7 @@ _ZOOMMIL = Paper(
     tile_px=256,
     mpps=(8.0, 4.0, 1.0),
     options={"labels": "group"},
+    min_tissue=0.1,
 )
 
 _CLAM = Paper(
@@ -130,7 +134,8 @@ PAPERS: dict[str, Paper] = {one.data_set: one for one in (_CHOWDER, _ABMIL, _ZOO
   (two convolutions of 36 and 48 channels and 512 numbers a tile) is ``small-36-48-512`` here, which
   has batch norms.
 - bracs: ZoomMIL was trained on BRIGHT, the challenge with the same slides, at 1.25x, 2.5x and 10x
-  with three classes. Its descriptors come from a ResNet-50 cut off after the third stage.
+  with three classes, on tiles with at least a tenth of tissue at the coarsest. Its descriptors come
+  from a ResNet-50 cut off after the third stage.
 - tcga: CLAM's settings for telling subtypes apart (subtyping, classes drawn evenly); its ResNet-50
   is cut off likewise, and its instance loss is a smooth SVM where here it is cross entropy.
 """

@@ -31,6 +31,7 @@ def reproduce(
     out: str | os.PathLike[str],
     *,
     slide_mpp: float | None = None,
+    min_tissue: float | None = None,
     tell: Callable[[EncodingProgress], None] | None = None,
     callbacks: Callable[[Cohort, Path], Iterable[Any]] | None = None,
     on_progress: Callable[[int, TrainProgress], None] | None = None,
@@ -48,6 +49,8 @@ def reproduce(
         ``cross_validate`` write them, ``cohort.csv`` and ``reproduction.json``.
     slide_mpp
         Micrometres per pixel of slides that do not say.
+    min_tissue
+        Smallest share of tissue in a tile (the coarsest) that is encoded.
     tell
         Is told how far the encoding has come.
     callbacks
@@ -61,17 +64,19 @@ def reproduce(
     Raises
     ------
     BadArgumentError
-        ``out`` is a file, or ``slide_mpp`` is not taken; as ``train`` raises.
+        ``out`` is a file, or ``slide_mpp`` or ``min_tissue`` is not taken; as ``train`` raises.
     WsiXaiError
         Slides cannot be read, or as ``train`` raises.
     """
     from napari_wsi_xai.training.records import write_atomically
 
     folder = Path(out)
-    _check(planned, folder, slide_mpp)
+    _check(planned, folder, mpp=slide_mpp, min_tissue=min_tissue)
     cohort = planned.cohort
+    least = planned.paper.min_tissue if min_tissue is None else min_tissue
+    given = {"slide_mpp": slide_mpp, "min_tissue": least}
+    options = {name: value for name, value in given.items() if value is not None}
     if not planned.recipe.end_to_end:
-        options = {} if slide_mpp is None else {"slide_mpp": slide_mpp}
         cohort = _encoded(planned, folder / FEATURES, tell, device, options)
     common = {
         "encoder": planned.encoder,
@@ -85,24 +90,28 @@ def reproduce(
     result = _train(replace(planned, cohort=cohort), folder, made, on_progress, common)
     write_cohort(planned.cohort, folder / TABLE)
     with write_atomically(folder / RECORD) as temporary:
-        temporary.write_text(json.dumps(planned.to_dict(), indent=1), encoding="utf-8")
+        temporary.write_text(
+            json.dumps(planned.to_dict() | {"read_with": options}, indent=1), encoding="utf-8"
+        )
     return result
 
 
-def _check(planned: Reproduction, folder: Path, slide_mpp: float | None) -> None:
+def _check(planned: Reproduction, folder: Path, **given: float | None) -> None:
+    """Raise where the folder is none, or what slides are read with is not taken."""
     if folder.is_file():
         raise BadArgumentError(f"{folder} is a file: name a folder for the results.")
-    if slide_mpp is None:
+    asked = [f"{name}={value:g}" for name, value in given.items() if value is not None]
+    if not asked:
         return
     if planned.paper.nuclei:
         raise BadArgumentError(
-            f"mpp={slide_mpp:g}: {planned.paper.data_set} has images and no slides, all of one "
-            "scale: leave it out."
+            f"{asked[0]}: {planned.paper.data_set} has images and no slides, all of one scale: "
+            "leave it out."
         )
     if planned.recipe.end_to_end:
         raise BadArgumentError(
-            f"mpp={slide_mpp:g} is not taken end to end: convert slides that do not say their "
-            "um/px first, or train on descriptors (--frozen-encoder)."
+            f"{asked[0]} is not taken end to end: leave it out, or train on descriptors "
+            "(--frozen-encoder)."
         )
 
 
