@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ import torch
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from napari_wsi_xai.errors import BadArgumentError, CohortError, ModelError, StoreError
+from napari_wsi_xai.errors import (
+    BadArgumentError,
+    CohortError,
+    MissingExtraError,
+    ModelError,
+    StoreError,
+)
 from napari_wsi_xai.models import build_encoder, build_mil, load_model
 from napari_wsi_xai.training import fit, results
 from napari_wsi_xai.training.bags import read_bag
@@ -323,6 +330,14 @@ def test_bags_that_do_not_fit_name_the_slide(tmp_path: Path) -> None:
     cohort = planted_cohort(tmp_path, (5, 5), count=6)
     with pytest.raises(ModelError, match=r"(normal|tumor)0\d: k_sample=8 .* bag of 6 tiles"):
         train(cohort, hold_out(cohort), recipe_for("clam-sb", epochs=1), tmp_path / "out")
+
+
+def test_what_is_not_installed_is_told(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"'tensorboard': pip install .*\[train\]"):
+        train(cohort, hold_out(cohort), recipe_for("mean", epochs=1), tmp_path / "out")
 
 
 def test_a_damaged_checkpoint_is_named(cohort: Cohort, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_wsi_xai.errors import MissingExtraError
 from napari_wsi_xai.training.lightning_import import import_lightning
 
 __all__ = ["EpochRecords", "ProgressReports", "TrainProgress", "write_atomically"]
@@ -66,8 +67,10 @@ class EpochRecords(import_lightning().callbacks.Checkpoint):  # type: ignore[mis
         Events of a killed session are dropped: TensorBoard tells which of two files is the later
         one by the second that they were begun in.
         """
-        from torch.utils.tensorboard import SummaryWriter
-
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError("tensorboard", "train", "Training") from error
         place = self.folder / "tensorboard"
         for events in place.glob("events.out.tfevents.*"):
             events.unlink()
