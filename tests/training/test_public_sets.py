@@ -443,7 +443,7 @@ def test_tcga_columns_whose_names_end_alike(tmp_path):
     assert len(read_public_set("tcga", tmp_path)) == 4
     written("diagnoses.project_id", "project.project_id")
     message = refused("tcga", tmp_path)
-    assert "name one, diagnoses.project_id or project.project_id" in message
+    assert message.endswith("name one, diagnoses.project_id or project.project_id.")
     assert len(read_public_set("tcga", tmp_path, label="project.project_id")) == 4
 
 
