@@ -290,3 +290,12 @@ def test_the_command_makes_what_the_function_makes(made, tmp_path, capsys):
     own.pop("cohort.csv")
     assert own.items() <= hashes(made.parent).items()
     assert len(own) == 3
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--out", str(tmp_path), "--side-px", "100"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "python -m napari_wsi_xai.demo.cohort: error: side_px"
+    )

@@ -24,7 +24,7 @@ from napari_wsi_xai.demo.layout import FewNests
 from napari_wsi_xai.demo.noise import uniform
 from napari_wsi_xai.demo.render import Scene
 from napari_wsi_xai.demo.slide import DEMO_MPP, SMALLEST_PX, existing_scene, write_scene
-from napari_wsi_xai.errors import BadArgumentError
+from napari_wsi_xai.errors import BadArgumentError, WsiXaiError
 
 __all__ = ["ANNOTATIONS", "EXCLUDED", "SLIDES", "TABLE", "Bias", "excluded_outlines", "make_cohort"]
 
@@ -285,9 +285,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--biased-splits", nargs="+", choices=SPLITS, default=SPLITS, help="where the bias is"
     )
     given = vars(parser.parse_args(arguments))
-    for name in ("nests", "nest_um", "mimics"):
-        given[name] = tuple(given[name])
-    print(make_cohort(given.pop("out"), **given, progress=_report))
+    given |= {name: tuple(given[name]) for name in ("nests", "nest_um", "mimics")}
+    try:
+        print(make_cohort(given.pop("out"), **given, progress=_report))
+    except WsiXaiError as error:
+        parser.exit(error.exit_status, f"{parser.prog}: error: {error}\n")
 
 
 def _report(done: int, total: int) -> None:
