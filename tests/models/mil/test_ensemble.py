@@ -19,6 +19,7 @@ from napari_wsi_xai.models import MIL_ARCHITECTURES, build_mil, build_model, loa
 from napari_wsi_xai.models.mil.base import MILModel
 from napari_wsi_xai.models.mil.dsmil import DSMIL
 from napari_wsi_xai.models.mil.ensemble import EnsembleMIL, ensemble_of
+from napari_wsi_xai.runs import FeatureBag, open_run, score
 from napari_wsi_xai.runs.bag import evaluate_bag
 
 D = 12
@@ -237,3 +238,24 @@ def test_files_with_a_member_missing_are_damaged(tmp_path: Path) -> None:
     save_file(tensors, path, {HEAD_KEY: json.dumps(about)})
     with pytest.raises((CheckpointError, ModelFileError), match="those of the ensemble head"):
         import_checkpoint(path)
+
+
+def test_a_slide_is_scored_as_the_mean_of_its_members_says(
+    textured_slide: Any, tiny_model: Any, tmp_path: Path
+) -> None:
+    """Run, store and maps are those of any head."""
+    members = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        members.append(build_mil("abmil", tiny_model.encoder.dim, 2, hidden=8))
+    model = replace(tiny_model, mil=ensemble_of(members))
+    fast = {"engine": "torch", "precision": "float32"}
+    run = score(textured_slide, model, tmp_path / "run.wsixai.zarr", **fast).compute()
+    features = torch.from_numpy(FeatureBag.of(run).features)
+    each = [head.probabilities(head(features).logits).detach() for head in members]
+    mean = (each[0] + each[1]) / 2
+    assert list(run.probabilities.values()) == pytest.approx(mean.tolist(), abs=1e-6)
+    again = open_run(run.path)
+    assert again.score_kind == "attention logit, mean of 2"
+    assert set(again.maps) == {"attention/all", "tile-scores/all"}
+    assert float(np.nansum(again.maps["attention/all"])) == pytest.approx(1, abs=1e-5)
