@@ -92,12 +92,14 @@ AUTHORS: dict[str, dict[str, Any]] = {
 - abmil: AMLab-Amsterdam/AttentionDeepMIL. ``mean``, ``max`` and ``mil-sil`` have no published
   code and are trained as ABMIL is.
 - chowder: the implementations that follow the paper; their penalty on what scores the tiles has
-  no agreed strength, so ``score_l2`` is 0. Ten slides a step.
+  no agreed strength, so ``score_l2`` is 0 (one has 0.5 beside the sum over ten slides, which is
+  0.05 here). Ten slides a step. The paper averages networks, see ``train_ensemble``.
 - clam-sb, clam-mb, mil-fc: mahmoodlab/CLAM.
 - dsmil: binli123/dsmil-wsi. transmil: szc19990412/TransMIL, which uses half precision on a GPU.
 - sparseconvmil: MarvinLer/SparseConvMIL; it draws 5 tiles a slide for its demonstration, here all
   are taken.
-- msmil: takeuchi-lab/MS-DA-MIL-CNN, second stage, bags of 100 tiles.
+- msmil: takeuchi-lab/MS-DA-MIL-CNN, second stage, bags of 100 tiles. Its epochs have up to 50
+  bags of a slide and those here one, so more ``epochs`` make as many steps.
 - zoommil: histocartography/zoommil. xmil-*: bifold-pathomics/xMIL, the settings for CAMELYON16.
 - dtfd: hrzhang1123/DTFD-MIL.
 """
