@@ -102,6 +102,9 @@ def test_logits_stand_for_the_mean_of_probabilities(
     got = head.probabilities(head.mean_logits(logits))
     torch.testing.assert_close(got, mean, rtol=0, atol=1e-12)
     assert torch.isfinite(head.mean_logits(logits)).all()
+    if kind == "softmax":  # the logarithms of the mean, and not those and a constant
+        total = float(head.mean_logits(logits).exp().sum())
+        assert total == pytest.approx(1, abs=1e-12)
 
 
 def test_a_member_alone_is_itself_and_members_may_come_in_any_order() -> None:
