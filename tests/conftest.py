@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 # Machines that run the tests are shared: time says nothing about correctness there.
 settings.register_profile("shared", deadline=None, max_examples=50)
 settings.load_profile("shared")
+
+# Imported by a test before the package does it, OpenVINO would report every conversion over the
+# network, from processes of their own, for half a minute each.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 ROOT = Path(__file__).resolve().parents[1]
 
