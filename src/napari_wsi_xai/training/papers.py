@@ -133,9 +133,9 @@ PAPERS: dict[str, Paper] = {one.data_set: one for one in (_CHOWDER, _ABMIL, _ZOO
 - crc-histophenotypes: the learning rate and weight decay of the paper's appendix. Its network
   (two convolutions of 36 and 48 channels and 512 numbers a tile) is ``small-36-48-512`` here, which
   has batch norms.
-- bracs: ZoomMIL was trained on BRIGHT, the challenge with the same slides, at 1.25x, 2.5x and 10x
-  with three classes, on tiles with at least a tenth of tissue at the coarsest. Its descriptors come
-  from a ResNet-50 cut off after the third stage.
+- bracs: ZoomMIL was trained on BRIGHT, a challenge with slides of the same hospital, at 1.25x, 2.5x
+  and 10x with three classes, on tiles with at least a tenth of tissue at the coarsest. Its
+  descriptors come from a ResNet-50 cut off after the third stage.
 - tcga: CLAM's settings for telling subtypes apart (subtyping, classes drawn evenly); its ResNet-50
   is cut off likewise, and its instance loss is a smooth SVM where here it is cross entropy.
 """

@@ -73,10 +73,11 @@ def reproduce(
     folder = Path(out)
     _check(planned, folder, mpp=slide_mpp, min_tissue=min_tissue)
     cohort = planned.cohort
-    least = planned.paper.min_tissue if min_tissue is None else min_tissue
-    given = {"slide_mpp": slide_mpp, "min_tissue": least}
-    options = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, float] = {}
     if not planned.recipe.end_to_end:
+        least = planned.paper.min_tissue if min_tissue is None else min_tissue
+        given = {"slide_mpp": slide_mpp, "min_tissue": least}
+        options = {name: value for name, value in given.items() if value is not None}
         cohort = _encoded(planned, folder / FEATURES, tell, device, options)
     common = {
         "encoder": planned.encoder,
