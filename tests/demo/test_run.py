@@ -9,11 +9,12 @@ import pytest
 
 from napari_wsi_xai.annotations import read_geojson
 from napari_wsi_xai.demo import demo_model_path, make_demo_slide, run_demo
-from napari_wsi_xai.demo.train import HELD_OUT_SEEDS, TRAINING_SEEDS
+from napari_wsi_xai.demo.model import RECIPE_PATH
 from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.evaluate import localisation_auc, tile_truth
 from napari_wsi_xai.models import load_model
 from napari_wsi_xai.runs import open_run, score
+from napari_wsi_xai.training import read_recipe
 
 UNSEEN = (501, 502)
 
@@ -23,10 +24,14 @@ def test_the_model_is_small_and_says_how_it_was_made():
     model = load_model(demo_model_path())
     assert model.classes == ("normal", "tumor")
     assert (model.tile_px, model.mpp) == (224, 0.5)
-    training = model.metadata["training"]
-    assert training["labels"] == "slide labels only"
-    assert training["held_out"]["localisation_auc_mean"] > 0.9
-    assert not set(UNSEEN) & {*TRAINING_SEEDS, *HELD_OUT_SEEDS}
+    training, made = model.metadata["training"], model.metadata["made_with"]
+    assert training["recipe"] == read_recipe(RECIPE_PATH).to_dict()
+    assert made["train"].endswith(RECIPE_PATH.name)
+    assert made["labels"] == "slide labels only"
+    sides = training["split"]
+    assert not {*sides["train"], *sides["val"]} & {*sides["test"]}
+    assert training["metrics"]["test"]["slides"] == len(sides["test"]) > 0
+    assert model.metadata["held_out"]["localisation_auc_mean"] > 0.9
 
 
 def test_unseen_tumour_slides_rank_above_normal_ones_and_nests_above_the_rest(tmp_path):
