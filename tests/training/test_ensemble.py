@@ -21,6 +21,7 @@ from napari_wsi_xai.training.crossval import cross_validate
 from napari_wsi_xai.training.ensemble import train_ensemble
 from napari_wsi_xai.training.facts import FeatureFacts
 from napari_wsi_xai.training.fit import train
+from napari_wsi_xai.training.metrics import classification_metrics
 from napari_wsi_xai.training.recipes import Recipe, recipe_for
 from napari_wsi_xai.training.records import TrainProgress
 from napari_wsi_xai.training.splits import hold_out, k_fold
@@ -63,7 +64,14 @@ def test_members_are_trainings_and_their_mean_decides(cohort: Cohort, tmp_path: 
     tested = [row for row in rows if row["side"] == "test"]
     right = sum(row["label"] == row["predicted"] for row in tested)
     assert result.metrics["test"].accuracy.value == pytest.approx(right / len(tested))
-    assert result.metrics["test"].slides == len(split.test)
+    assert result.metrics["test"] == classification_metrics(
+        [cohort.cases[i].label for i in split.test],
+        [result.probabilities[i] for i in split.test],
+        4,
+        patients=[cohort.cases[i].patient for i in split.test],
+        classes=cohort.classes,
+    )
+    assert result.metrics != result.members[0].metrics
     assert set(result.metrics) == {"val", "test"}
     opened = import_checkpoint(result.model)
     bag = read_bag(cohort.cases[3])

@@ -36,7 +36,7 @@ from napari_wsi_xai.training.losses import bag_loss
 from napari_wsi_xai.training.metrics import classification_metrics
 from napari_wsi_xai.training.recipes import read_recipe, recipe_for
 from napari_wsi_xai.training.records import TrainProgress
-from napari_wsi_xai.training.splits import Split, hold_out, k_fold
+from napari_wsi_xai.training.splits import Split, hold_out, k_fold, repeated
 from planted import D, planted_cohort
 
 
@@ -381,6 +381,12 @@ def test_cross_validation_goes_on_by_fold(cohort: Cohort, tmp_path: Path) -> Non
     assert [fold.history for fold in gone_on.folds] == [fold.history for fold in straight.folds]
     assert gone_on.predictions.read_bytes() == straight.predictions.read_bytes()
     assert gone_on.pooled == straight.pooled
+
+
+def test_slides_that_are_tested_twice_are_of_one_patient(cohort: Cohort, tmp_path: Path) -> None:
+    splits = repeated(cohort, 2, 2)
+    result = cross_validate(cohort, splits, recipe_for("mean", epochs=1), tmp_path / "out")
+    assert (result.pooled.slides, result.pooled.patients) == (40, 20)
 
 
 def test_pooled_figures_are_of_all_test_slides(cohort: Cohort, tmp_path: Path) -> None:
