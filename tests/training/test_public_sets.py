@@ -379,7 +379,10 @@ def test_tcga(tmp_path):
 
 def test_tcga_classes_and_diagnostic_slides(tmp_path):
     classes = ["TCGA-LUSC", "TCGA-LUAD"]
-    cohort = read_public_set("tcga", tcga(tmp_path), classes=classes, slides="DX")
+    with pytest.warns(
+        WsiXaiWarning, match=r"1 patient is left out, .*: TCGA-CC-0003 \(TCGA-MESO\)\."
+    ):
+        cohort = read_public_set("tcga", tcga(tmp_path), classes=classes, slides="DX")
     assert cohort.classes == tuple(classes)
     assert [row[0][-2:] for row in told(cohort)] == ["1F", "3F"]
     message = refused("tcga", tmp_path, classes=["TCGA-LUAD", "TCGA-UCEC"])
@@ -426,6 +429,29 @@ def test_tcga_values_that_say_nothing_are_no_class(tmp_path):
     text = (tmp_path / "clinical.tsv").read_text()
     (tmp_path / "clinical.tsv").write_text(text.replace("TCGA-MESO", "Unknown"))
     assert "tells no project_id of TCGA-CC-0003" in refused("tcga", tmp_path)
+
+
+def test_tcga_with_classes_leaves_out_patients_of_none_of_them(tmp_path):
+    tcga(tmp_path)
+    lines = (tmp_path / "clinical.tsv").read_text().splitlines()
+    kept = [line.replace("TCGA-MESO", "'--") for line in lines]
+    write(tmp_path / "clinical.tsv", *(line for line in kept if "TCGA-BB-0002" not in line))
+    classes = ["TCGA-LUAD", "TCGA-LUSC"]
+    message = refused("tcga", tmp_path, classes=classes)
+    assert "too few slides of TCGA-LUSC (0)" in message  # and no warning before
+    write(tmp_path / "clinical.tsv", *kept, "c9\tTCGA-CC-0003\tTCGA-UCEC\t7", *kept[-2:])
+    with pytest.warns(WsiXaiWarning, match="left out") as caught:
+        cohort = read_public_set("tcga", tmp_path, classes=classes)
+    assert [case.slide[-2:] for case in cohort.cases] == ["1F", "2F", "3F"]
+    (told_once,) = caught
+    assert "TCGA-CC-0003 (TCGA-UCEC)" in str(told_once.message)
+    assert told_once.filename == __file__
+    write(tmp_path / "clinical.tsv", *kept)
+    with pytest.warns(WsiXaiWarning, match=r"TCGA-CC-0003 \(not told\)"):
+        read_public_set("tcga", tmp_path, classes=classes)
+    write(tmp_path / "clinical.tsv", *kept, "c0\tTCGA-AA-0001\tTCGA-UCEC\t0")
+    message = refused("tcga", tmp_path, classes=classes)
+    assert "several values of project_id: TCGA-AA-0001 (TCGA-LUAD, TCGA-UCEC)" in message
 
 
 def test_tcga_columns_whose_names_end_alike(tmp_path):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from napari_wsi_xai.errors import CohortError
+from napari_wsi_xai.errors import CohortError, WsiXaiWarning
 from napari_wsi_xai.slides.sources import slide_name
 from napari_wsi_xai.training.cohort import Case, Cohort, check_cohort
 from napari_wsi_xai.training.public_files import missing_files, read_tsv
@@ -47,16 +48,16 @@ def read_tcga(
     label
         Column of the clinical table; as in the TCGA-NSCLC cohorts, the project.
     classes
-        Values of it to take, in the order of a model's outputs; by default all, sorted. Cases
-        with others are left out.
+        Values of it to take, in the order of a model's outputs; by default all, sorted. Patients
+        with others or none are left out, with a warning that names some.
     slides
         Part of the name that a slide must have: ``"DX"`` for diagnostic slides, ``"*"`` for all.
 
     Raises
     ------
     CohortError
-        The tables or slides are missing, cases have no row, no value or several; the message
-        names them.
+        The tables or slides are missing, patients have several values or, where no ``classes``
+        are given, none; the message names them.
     """
     if not data.is_dir():
         raise CohortError(f"there is no folder at {data}: give the one that {NAME} lies in.")
@@ -70,15 +71,36 @@ def read_tcga(
     assert manifest is not None
     assert clinical is not None
     paths = _slides_of(manifest, data, slides)
-    values = _values_of(clinical, label, {_patient(path) for path in paths})
-    names = tuple(classes or sorted(set(values.values())))
-    cases = []
-    for path in paths:
-        value = values[_patient(path)]
-        if value in names:
-            slide = slide_name(path.name)
-            cases.append(Case(slide, names.index(value), _patient(path), path))
-    return check_cohort(Cohort(tuple(cases), names), least=1)
+    patients = sorted({_patient(path) for path in paths})
+    values, column = _values_of(clinical, label)
+    names = tuple(classes or sorted({value for one in patients for value in values.get(one, ())}))
+    wanted = [one for one in patients if classes is None or values.get(one, set()) & set(names)]
+    _check_values(clinical, column, {one: values.get(one, set()) for one in wanted})
+    cases = [
+        Case(slide_name(path.name), names.index(*values[patient]), patient, path)
+        for path in paths
+        if (patient := _patient(path)) in wanted
+    ]
+    cohort = check_cohort(Cohort(tuple(cases), names), least=1)
+    _warn_of(
+        [
+            f"{one} ({', '.join(sorted(values.get(one, ()))) or 'not told'})"
+            for one in patients
+            if one not in wanted
+        ],
+        column,
+    )
+    return cohort
+
+
+def _warn_of(left: Sequence[str], column: str) -> None:
+    if left:
+        what = "1 patient is" if len(left) == 1 else f"{len(left)} patients are"
+        warnings.warn(
+            f"{what} left out, whose {column} is none of the classes: {listed(left)}.",
+            WsiXaiWarning,
+            stacklevel=4,
+        )
 
 
 def _first(data: Path, patterns: Sequence[str]) -> Path | None:
@@ -116,8 +138,8 @@ def _slides_of(manifest: Path, data: Path, part: str) -> list[Path]:
     return paths
 
 
-def _values_of(clinical: Path, label: str, patients: set[str]) -> dict[str, str]:
-    """Value of the column for every patient, one and the same in all rows of it."""
+def _values_of(clinical: Path, label: str) -> tuple[dict[str, set[str]], str]:
+    """Values of the column for every patient that it tells one of, and the column's name."""
     rows = read_tsv(clinical)
     columns = list(rows[0]) if rows else []
     case = next((name for name in CASE_COLUMNS if name in columns), None)
@@ -137,14 +159,18 @@ def _values_of(clinical: Path, label: str, patients: set[str]) -> dict[str, str]
     for row in rows:
         if row[found[0]].lower() not in UNKNOWN:
             values.setdefault(row[case], set()).add(row[found[0]])
-    without = sorted(patients - values.keys())
+    return values, found[0]
+
+
+def _check_values(clinical: Path, label: str, values: dict[str, set[str]]) -> None:
+    """Raise unless every patient has one value, and the same one in all rows."""
+    without = [patient for patient, told in values.items() if not told]
     if without:
         raise CohortError(f"{clinical} tells no {label} of {listed(without)}.")
     several = [
-        f"{patient} ({', '.join(sorted(values[patient]))})"
-        for patient in sorted(patients)
-        if len(values[patient]) > 1
+        f"{patient} ({', '.join(sorted(told))})"
+        for patient, told in values.items()
+        if len(told) > 1
     ]
     if several:
         raise CohortError(f"{clinical} tells several values of {label}: {listed(several)}.")
-    return {patient: next(iter(values[patient])) for patient in patients}
