@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from napari_wsi_xai.errors import CohortError
+from napari_wsi_xai.errors import BadArgumentError, CohortError
 from napari_wsi_xai.models import EncoderSpec, build_model
-from napari_wsi_xai.runs import FeatureBag, open_run, score
-from napari_wsi_xai.training import Case, Cohort, encode_cohort, feature_facts, read_bag
+from napari_wsi_xai.runs import FeatureBag, Progress, open_run, score
+from napari_wsi_xai.training import Case, Cohort, encode_cohort, encoding, feature_facts, read_bag
 
 FAST = {"engine": "torch", "precision": "float32", "block_tiles": 4}
 SPEC = EncoderSpec("small", "small-8-16-24", weights=None, seed=3)
@@ -93,3 +93,44 @@ def test_slides_that_state_no_mpp_are_told_it(write_slide, tmp_path):
         encode_cohort(cohort, SPEC, tmp_path / "out", tile_px=64, mpp=0.5, **FAST)
     done = encode_cohort(cohort, SPEC, tmp_path / "out", tile_px=64, mpp=0.5, slide_mpp=0.5, **FAST)
     assert len(read_bag(done.cases[0]).features) == 16
+
+
+def test_time_left_counts_slides_that_were_worked_on(slides, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(encoding.time, "monotonic", lambda: now[0])
+    takes = {"a": (), "b": (4.0, 6.0), "c": (), "d": (3.0, 5.0, 9.0), "e": (1.0,)}
+
+    def encode(case, *rest):
+        for seconds in takes[case.slide]:
+            now[0] += seconds
+            yield Progress(1, 2, 1, 2, 1.0, 1.0, 1.0, 33.0, 0, "")
+        now[0] += 0.5 if takes[case.slide] else 2.0  # looking at what is done already
+
+    monkeypatch.setattr(encoding, "_encode", encode)
+    path = slides.cases[0].features
+    cases = tuple(Case(name, 0, name, path) for name in takes)
+    told = []
+    encode_cohort(Cohort(cases, ("n", "t")), SPEC, tmp_path, tile_px=64, tell=told.append)
+    # b took 10.5 s: no estimate before it is done; then d, and e at the mean of b and d.
+    each = (10.5 + 17.5) / 2
+    assert [(one.slide, one.eta_s) for one in told] == [
+        *(("b", None), ("b", None)),
+        *(("d", 10.5 + 7.5), ("d", 10.5 + 2.5), ("d", 10.5)),
+        ("e", each - 1.0),
+    ]
+    takes |= dict.fromkeys("abcd", ())
+    encode_cohort(Cohort(cases, ("n", "t")), SPEC, tmp_path, tile_px=64, tell=told.append)
+    assert told[-1].eta_s == 33.0  # the only one
+
+
+def test_mpp_is_for_slides_that_state_none(slides, write_slide, tmp_path):
+    rgb = np.full((256, 256, 3), (180, 60, 140), dtype=np.uint8)
+    places = {None: tmp_path / "none.tif", 0.5: tmp_path / "half.ome.tif"}
+    for mpp, path in places.items():
+        write_slide(path, rgb, mpp=mpp)
+    cases = tuple(Case(path.stem, 0, path.stem, path) for path in places.values())
+    cohort = Cohort(cases, ("n", "t")).with_mpp(1.0)
+    encoded = encode_cohort(cohort, SPEC, tmp_path / "out", tile_px=64, mpp=1.0, **FAST)
+    assert [len(read_bag(case).features) for case in encoded.cases] == [16, 4]
+    with pytest.raises(BadArgumentError, match="-1"):
+        cohort.with_mpp(-1.0)

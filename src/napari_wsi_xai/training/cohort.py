@@ -9,13 +9,15 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_wsi_xai.errors import BadArgumentError, CohortError
+from napari_wsi_xai.slides import open_slide
+from napari_wsi_xai.slides.resolution import mpp_from_user
 from napari_wsi_xai.training.cohort_features import feature_key, find_features, kind_of_features
 from napari_wsi_xai.training.cohort_table import SIDE_WORDS, check_rows, class_names, read_rows
 from napari_wsi_xai.training.wording import listed
@@ -43,6 +45,8 @@ class Case:
         "train", "val" or "test" where the cohort says.
     annotation
         File of outlines, where there is one.
+    mpp
+        Micrometres per pixel of a slide that does not state them; where it does, that is taken.
     """
 
     slide: str
@@ -51,11 +55,19 @@ class Case:
     features: Path
     split: str | None = None
     annotation: Path | None = None
+    mpp: float | None = None
 
     @property
     def kind(self) -> str:
         """What the features are: "run", "h5", "pt" or "slide"."""
         return kind_of_features(self.features)
+
+    def missing_mpp(self) -> float | None:
+        """``mpp`` where the slide does not state its own; what ``open_slide`` is to be told."""
+        if self.mpp is None:
+            return None
+        with open_slide(self.features) as slide:
+            return self.mpp if slide.mpp is None else None
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,19 @@ class Cohort:
         chosen = range(len(self.cases)) if indices is None else indices
         found = Counter(self.cases[index].label for index in chosen)
         return {name: found[number] for number, name in enumerate(self.classes)}
+
+    def with_mpp(self, mpp: float | None) -> Cohort:
+        """The same slides, those that do not state micrometres per pixel having so many.
+
+        Raises
+        ------
+        BadArgumentError
+            ``mpp`` is out of its limits.
+        """
+        if mpp is None:
+            return self
+        mpp_from_user(mpp)
+        return replace(self, cases=tuple(replace(case, mpp=mpp) for case in self.cases))
 
     @property
     def content_hash(self) -> str:

@@ -72,7 +72,8 @@ def encode_cohort(
     tell
         Called after every step.
     **options
-        What else :func:`score` takes of reading and encoding; its ``mpp`` as ``slide_mpp``.
+        What else :func:`score` takes of reading and encoding; ``slide_mpp`` are the micrometres
+        per pixel of slides that do not state them.
 
     Returns
     -------
@@ -86,20 +87,25 @@ def encode_cohort(
     """
     folder = Path(out)
     model = _encoding_model(encoder, cohort.classes, tile_px, mpp)
-    if "slide_mpp" in options:
-        options["mpp"] = options.pop("slide_mpp")
-    waiting = [case for case in cohort.cases if case.kind == "slide"]
+    waiting = [
+        case
+        for case in cohort.with_mpp(options.pop("slide_mpp", None)).cases
+        if case.kind == "slide"
+    ]
     stores, failed = {}, {}
-    begun = time.monotonic()
+    clock = _Clock()
     for number, case in enumerate(waiting, 1):
         stores[case.slide] = folder / f"{case.slide}.wsixai.zarr"
+        clock.begin()
         try:
             for step in _encode(case, model, stores[case.slide], options):
+                clock.worked = True
                 if tell is not None:
-                    left = _time_left(time.monotonic() - begun, number - 1, len(waiting), step)
+                    left = clock.left(len(waiting) - number, step)
                     tell(EncodingProgress(case.slide, number, len(waiting), step, left))
         except WsiXaiError as error:
             failed[case.slide] = str(error)
+        clock.end()
     if failed:
         reasons = [f"{slide} ({reason.rstrip('.')})" for slide, reason in failed.items()]
         raise CohortError(
@@ -127,7 +133,8 @@ def _encoding_model(
 
 
 def _encode(case: Case, model: Model, out: Path, options: dict[str, Any]) -> Iterator[Progress]:
-    run = score(case.features, model, out, exhaustive=True, **options)
+    told = case.missing_mpp()
+    run = score(case.features, model, out, mpp=told, exhaustive=True, **options)
     if not isinstance(run, ZoomRun):
         yield from run.encode()
         return
@@ -139,8 +146,23 @@ def _encode(case: Case, model: Model, out: Path, options: dict[str, Any]) -> Ite
         yield from level.encode()
 
 
-def _time_left(spent_s: float, done: int, slides: int, step: Progress) -> float | None:
-    """Seconds that the slide at hand and those after it take, at the rate of those before."""
-    if not done:
-        return None if slides > 1 else step.eta_s
-    return spent_s / done * (slides - done)
+class _Clock:
+    """Time of the slides that were worked on; those encoded before take none and do not count."""
+
+    def __init__(self) -> None:
+        self.spent_s, self.slides = 0.0, 0
+
+    def begin(self) -> None:
+        self.begun, self.worked = time.monotonic(), False
+
+    def end(self) -> None:
+        if self.worked:
+            self.spent_s += time.monotonic() - self.begun
+            self.slides += 1
+
+    def left(self, later: int, step: Progress) -> float | None:
+        """Seconds that the slide at hand and ``later`` ones take, at the rate of those before."""
+        if not self.slides:
+            return None if later else step.eta_s
+        each = self.spent_s / self.slides
+        return each * later + max(each - (time.monotonic() - self.begun), 0.0)

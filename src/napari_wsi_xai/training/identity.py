@@ -21,8 +21,11 @@ def identity_of(
 ) -> dict[str, Any]:
     """What must agree for a training to be gone on with."""
     sides = {side: [cohort.cases[i].slide for i in getattr(split, side)] for side in SIDES}
-    tiles = {"tile_px": facts.tile_px, "mpps": facts.mpps}
-    geometry = tiles if recipe.end_to_end else {}
+    geometry: dict[str, Any] = {}
+    if recipe.end_to_end:
+        geometry = {"tile_px": facts.tile_px, "mpps": facts.mpps}
+        told = {case.slide: case.mpp for case in cohort.cases if case.mpp is not None}
+        geometry |= {"slide_mpps": told} if told else {}
     return {
         "cohort": cohort.content_hash,
         "split": {"name": split.name, **sides},

@@ -202,11 +202,11 @@ def _watch_tiles(
     tiles = tiles_of(case, encoder.tile_px, encoder.mpp)
     assert tiles.grid is not None
     assert tiles.index is not None
-    with open_slide(case.features) as slide:
+    with open_slide(case.features, mpp=case.missing_mpp()) as slide:
         tissue = tissue_mask(slide).fraction(tiles.grid)
-        source = slide.source
+        source, stated = slide.source, slide.mpp_source == "user"
     bag = Bag(torch.empty(0), torch.from_numpy(tiles.corners), case.label, case.slide)
-    places = {"indices": (tiles.index,), "tissue": tissue, "source": source}
+    places = {"indices": (tiles.index,), "tissue": tissue, "source": source, "mpp_stated": stated}
     watched = watch_bag(bag, (tiles.grid,), annotations, **places)  # type: ignore[arg-type]
     return replace(watched, features=tiles.read() if tiles.nbytes <= MOST_BYTES else tiles)
 
