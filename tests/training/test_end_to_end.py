@@ -185,7 +185,11 @@ def test_killed_and_gone_on_with_equals_never_killed(cohort: Cohort, tmp_path: P
     gone_on = train(
         cohort, split, recipe, tmp_path / "killed", encoder(), on_progress=reports.append, **CUT
     )
-    assert reports[0].epoch == 3
+    slides = sum(map(len, (split.train, split.val, split.test)))
+    finding = [f"finding tissue, {done} of {slides} slides" for done in range(1, slides + 1)]
+    assert [one.before for one in reports[: slides + 1]] == [*finding, ""]
+    assert {(one.epoch, one.slides_done) for one in reports[:slides]} == {(0, 0)}
+    assert reports[slides].epoch == 3
     ours, theirs = checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "straight")
     for part in ("state_dict", "optimizer_states", "training"):
         assert same(ours[part], theirs[part]), part

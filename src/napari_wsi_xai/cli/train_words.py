@@ -19,7 +19,9 @@ __all__ = ["print_crossed", "print_ensemble", "print_result", "tell", "words_of"
 
 
 def words_of(progress: TrainProgress) -> str:
-    """Epoch, the figures of the one before, and the time left at most."""
+    """Epoch, the figures of the one before, and the time left at most; or what comes before."""
+    if progress.before:
+        return progress.before
     parts = [f"epoch {progress.epoch} of {progress.epochs}"]
     for name in ("train_loss", "val_loss", "val_auc"):
         if name in progress.figures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -108,8 +108,11 @@ def begin_end_to_end(
     encoder: Encoder,
     facts: FeatureFacts,
     workers: int = 0,
+    tell: Callable[[int, int], None] | None = None,
 ) -> EndToEnd:
     """Find the tiles of all slides and copy the encoder; ``workers`` share the memory for pixels.
+
+    ``tell`` is told of how many slides the tiles are found, and how many there are.
 
     Raises
     ------
@@ -130,4 +133,4 @@ def begin_end_to_end(
     indices = [index for side in SIDES for index in getattr(split, side)]
     # Bags to train on and bags to judge have workers of their own.
     kept = Kept(BUDGET_BYTES // max(1, 2 * workers))
-    return EndToEnd(network, find_tiles(cohort, indices, *geometry), kept)
+    return EndToEnd(network, find_tiles(cohort, indices, *geometry, tell), kept)

@@ -20,6 +20,7 @@ from napari_wsi_xai.training.fit import IDENTITY, RESULT, TrainResult, train, wi
 from napari_wsi_xai.training.heads import build_head
 from napari_wsi_xai.training.recipes import Recipe
 from napari_wsi_xai.training.splits import Split, check_patients
+from napari_wsi_xai.training.strides import with_stride
 
 if TYPE_CHECKING:
     from napari_wsi_xai.training.metrics import Metrics
@@ -127,6 +128,7 @@ def train_ensemble(
     facts = with_geometry(feature_facts(cohort), options.get("tile_px"), options.get("mpps"))
     # What makes no ensemble is told before anything is trained.
     ensemble_of([build_head(recipe, facts.length, len(cohort.classes), len(facts.mpps or (0,)))])
+    recipe = with_stride(recipe, cohort, split.train)
     results = []
     for number in range(members):
         place = folder / f"member-{number + 1}"

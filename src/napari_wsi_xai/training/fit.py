@@ -20,6 +20,7 @@ from napari_wsi_xai.training.identity import identity_of, require_same
 from napari_wsi_xai.training.loaders import class_weights
 from napari_wsi_xai.training.recipes import Recipe, write_recipe
 from napari_wsi_xai.training.splits import Split, check_patients
+from napari_wsi_xai.training.strides import with_stride
 
 if TYPE_CHECKING:
     from napari_wsi_xai.training.metrics import Metrics
@@ -123,7 +124,8 @@ def train(
         Edge of a tile in pixels, and micrometres per pixel of every magnification, coarse to
         fine, where the features do not say. End to end 224 at 0.5 by default.
     on_progress
-        Is told after every bag how far it has come.
+        Is told after every bag how far it has come; end to end, before the first epoch, after
+        every slide whose tissue is found.
     workers
         Processes that read bags.
     device
@@ -147,12 +149,17 @@ def train(
     else:
         facts = with_geometry(feature_facts(cohort), tile_px, mpps)
         check_encoder(encoder, facts)
-    head = build_head(recipe, facts.length, len(cohort.classes), len(facts.mpps or (0,)))
+    sizes = (facts.length, len(cohort.classes), len(facts.mpps or (0,)))
+    head = build_head(recipe, *sizes)
     weights = class_weights(cohort, split.train)
     folder = Path(out)
     tiles = None
     if recipe.end_to_end and encoder is not None:
-        tiles = begin_end_to_end(cohort, split, recipe, head, encoder, facts, workers)
+        tell = _tells_of_tissue(recipe, split, on_progress)
+        tiles = begin_end_to_end(cohort, split, recipe, head, encoder, facts, workers, tell)
+    stated = with_stride(recipe, cohort, split.train, None if tiles is None else tiles.slides)
+    if stated is not recipe:
+        recipe, head = stated, build_head(stated, *sizes)
     _begin(folder, recipe, identity_of(cohort, split, recipe, facts))
     fit = Fit(
         cohort,
@@ -220,6 +227,23 @@ def _finish(
     with write_atomically(folder / RESULT) as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=1), encoding="utf-8")
     return result
+
+
+def _tells_of_tissue(
+    recipe: Recipe, split: Split, tell: Callable[[TrainProgress], None] | None
+) -> Callable[[int, int], None] | None:
+    """Tells, as progress before the first epoch, of how many slides the tissue is found."""
+    from napari_wsi_xai.training.records import TrainProgress
+
+    if tell is None:
+        return None
+    total = recipe.epochs * len(split.train)
+
+    def found(done: int, slides: int) -> None:
+        words = f"finding tissue, {done} of {slides} slides"
+        tell(TrainProgress(0, recipe.epochs, 0, total, None, {}, words))
+
+    return found
 
 
 def with_geometry(

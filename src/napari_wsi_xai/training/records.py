@@ -24,13 +24,15 @@ class TrainProgress:
     Attributes
     ----------
     epoch, epochs
-        The epoch that is going on, from 1, and the most there can be.
+        The epoch that is going on, from 1, and the most there can be; 0 before training begins.
     slides_done, slides_total
         Training slides of all epochs, those of earlier sessions included.
     eta_s
         Seconds left if no rule stops it before; None until an estimate is possible.
     figures
         The last row of the history; empty in the first epoch.
+    before
+        What is done before training begins, in words; empty from then on.
     """
 
     epoch: int
@@ -39,6 +41,7 @@ class TrainProgress:
     slides_total: int
     eta_s: float | None
     figures: dict[str, float]
+    before: str = ""
 
 
 class EpochRecords(import_lightning().callbacks.Checkpoint):  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -91,7 +91,7 @@ class SlideTiles:
         index = self.index if rows is None else self.index[rows]
         found = np.empty((len(index), self.tile_px, self.tile_px, 3), dtype=np.uint8)
         blocks, of = np.unique(index // BLOCK, axis=0, return_inverse=True)
-        with open_slide(self.case.features) as slide:
+        with open_slide(self.case.features, mpp=self.case.missing_mpp()) as slide:
             for number in range(len(blocks)):
                 here = np.flatnonzero(of.ravel() == number)
                 found[here] = read_tiles(slide, self.grid, index[here])
@@ -121,7 +121,7 @@ def tiles_of(case: Case, tile_px: int, mpp: float) -> SlideTiles:
         if not len(corners):
             raise CohortError(f"{case.slide} has no marked nucleus.")
         return SlideTiles(case, tile_px, corners)
-    with open_slide(case.features) as slide:
+    with open_slide(case.features, mpp=case.missing_mpp()) as slide:
         grid = tile_grid(slide, tile_px, mpp)
         index = _as_scored(grid.indices(tissue_tiles(slide, grid).selected))
         return SlideTiles(case, tile_px, grid.origins_level0(index), grid, index)
@@ -134,9 +134,15 @@ def _as_scored(index: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def find_tiles(
-    cohort: Cohort, indices: Sequence[int], tile_px: int, mpp: float
+    cohort: Cohort,
+    indices: Sequence[int],
+    tile_px: int,
+    mpp: float,
+    tell: Callable[[int, int], None] | None = None,
 ) -> dict[int, SlideTiles]:
     """Tiles of some of a cohort's slides, by the case's index.
+
+    ``tell`` is called after every slide with how many are done, and of how many.
 
     Raises
     ------
@@ -157,8 +163,12 @@ def find_tiles(
         except WsiXaiError as error:
             return error
 
+    found: dict[int, SlideTiles | WsiXaiError] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = dict(zip(wanted, pool.map(attempt, wanted), strict=True))
+        for index, one in zip(wanted, pool.map(attempt, wanted), strict=True):
+            found[index] = one
+            if tell is not None:
+                tell(len(found), len(wanted))
     failed = {i: one for i, one in found.items() if isinstance(one, WsiXaiError)}
     if failed:
         reasons = [f"{cohort.cases[i].slide} ({str(e).rstrip('.')})" for i, e in failed.items()]
