@@ -115,6 +115,9 @@ def test_yaml_by_hand(tmp_path: Path) -> None:
             read_recipe(path, "mean")
     with pytest.raises(BadArgumentError, match="cannot be read"):
         read_recipe(tmp_path / "none.yaml")
+    path.write_text("lr: 1\n")
+    with pytest.raises(BadArgumentError, match="'path' is no setting"):
+        read_recipe(path, "mean", **{"path": "3"})
 
 
 def test_learning_rates() -> None:

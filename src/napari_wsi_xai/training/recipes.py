@@ -185,7 +185,9 @@ def _flat(overrides: Mapping[str, Any]) -> dict[str, Any]:
         name = name.replace("-", "_")
         if name in _ROOMS:
             if not isinstance(value, Mapping):
-                raise BadArgumentError(f"{name}={value!r} must be settings by name.")
+                raise BadArgumentError(
+                    f"{name}={value!r} must be settings by name; one of them is {name}.NAME=VALUE."
+                )
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value
@@ -231,7 +233,7 @@ def _nearest(name: str, known: list[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def read_recipe(path: str | Path, architecture: str | None = None, **overrides: Any) -> Recipe:
+def read_recipe(path: str | Path, /, architecture: str | None = None, **overrides: Any) -> Recipe:
     """Read a recipe from YAML: settings by name, as :func:`recipe_for` takes them.
 
     Parameters
