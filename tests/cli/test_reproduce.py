@@ -179,3 +179,13 @@ def test_slides_that_cannot_be_read_are_named(cli: Cli, camelyon: Path, tmp_path
     result = cli(*words, "--tile-px", 64, "--mpp", 0.5)
     assert result.status == 1
     assert "1 of 8 slides cannot be encoded: normal_002" in result.error
+
+
+def test_end_to_end_on_slides_that_state_no_mpp(cli: Cli, camelyon: Path, tmp_path: Path) -> None:
+    words = ("reproduce", "camelyon16", "--data", camelyon, "--out", tmp_path / "out", *CHEAP)
+    words = (*words, "--tile-px", 64, "--mpp", 0.5, "--head", "mean", "--end-to-end", "--json")
+    result = cli(*words)
+    assert result.status == 0, result.err
+    assert load_model(result.json["model"]).encoder.name == "small-8 (trained end to end)"
+    kept = json.loads((tmp_path / "out/reproduction.json").read_text())
+    assert kept["read_with"] == {"slide_mpp": 0.5}

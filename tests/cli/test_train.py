@@ -78,6 +78,7 @@ def test_cross_validation(cli: Cli, place: Path) -> None:
         (["--head", "abmi"], "'abmi' is unknown (did you mean 'abmil'?)"),
         (["--head", "abmil", "--set", "epoch=2"], "(did you mean 'epochs'?)"),
         (["--head", "abmil", "--set", "epochs"], "--set 'epochs' must be KEY=VALUE"),
+        (["--head", "abmil", "--set", "architecture=mean"], "name the head with --head"),
         (["--head", "abmil", "--folds", "1"], "--folds 1 must be at least 2"),
         ([], "give --head NAME or --recipe FILE"),
         (["--head", "abmil", "--watch", "no"], "--watch no: there is no such slide"),
@@ -134,3 +135,43 @@ def test_members(cli: Cli, place: Path) -> None:
     assert [len(fold["members"]) for fold in folds["folds"]] == [2, 2]
     none = cli(*words, place / "none", "--members", 0)
     assert "--members 0 must be at least 1" in none.err
+
+
+def test_order_of_classes_and_share_for_validation(cli: Cli, place: Path) -> None:
+    words = ("train", place / "cohort.csv", "--features", place / "features", "--head", "mean")
+    words = (*words, "--set", "epochs=1", "--json", "--out")
+    result = cli(*words, place / "a", "--classes", "tumor, normal", "--val", 0)
+    assert result.status == 0, result.err
+    assert list(result.json["balance"]["slides"]) == ["tumor", "normal"]
+    assert list(result.json["metrics"]) == ["test"]
+    rows = (place / "a" / "predictions.csv").read_text().splitlines()
+    assert rows[0].split(",")[-2:] == ["p_tumor", "p_normal"]
+    counts = cli(*words, place / "b", "--val", 0.4).json
+    assert list(counts["balance"]["slides"]) == ["normal", "tumor"]
+    assert counts["metrics"]["val"]["slides"] == 3 + 5  # of 8 and 12 patients
+    folds = cli(*words, place / "c", "--val", 0, "--folds", 2)
+    assert [list(fold["metrics"]) for fold in folds.json["folds"]] == [["test"], ["test"]]
+    wrong = cli(*words, place / "d", "--classes", "normal,cancer")
+    assert "has the label tumor (slides tumor00" in wrong.error
+    assert "--val 1 must be a share" in cli(*words, place / "d", "--val", 1).error
+    assert not (place / "d").exists()
+
+
+def test_share_for_validation_with_a_stated_split(cli: Cli, place: Path) -> None:
+    header, *rows = (place / "cohort.csv").read_text().splitlines()
+    sides = ["test" if number % 4 == 0 else "train" for number in range(len(rows))]
+    base = ("train", place / "cohort.csv", "--features", place / "features", "--head", "mean")
+    base = (*base, "--set", "epochs=1", "--json", "--out")
+
+    def state(sides: list[str]) -> None:
+        lines = [f"{row},{side}" for row, side in zip(rows, sides, strict=True)]
+        (place / "cohort.csv").write_text("\n".join([f"{header},split", *lines]))
+
+    state(sides)
+    drawn = cli(*base, place / "a", "--val", 0.5)
+    assert drawn.json["metrics"]["val"]["slides"] == 3 + 5  # of 6 and 9 that are not tested with
+    sides[1] = sides[-1] = "val"
+    state(sides)
+    stated = cli(*base, place / "b", "--val", 0.5)
+    assert "--val is not heeded" in stated.err
+    assert stated.json["metrics"]["val"]["slides"] == 2

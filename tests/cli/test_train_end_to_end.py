@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from napari_wsi_xai.models import load_model
-from tile_cohort import tile_cohort
+from napari_wsi_xai.training.epoch_store import EpochStore
+from tile_cohort import picture, tile_cohort
 
 Cli = Any  # the fixture of this folder
 
@@ -44,3 +45,36 @@ def test_encoder_and_head_are_trained_together(cli: Cli, place: Path) -> None:
     assert more.status == 0, more.err
     told = load_model(more.json["model"]).metadata["training"]["start"]
     assert told["encoder_hash"] == start.content_hash
+
+
+@pytest.mark.parametrize("kind", ["end to end", "encoded first"])
+def test_slides_that_state_no_mpp(
+    cli: Cli, tmp_path: Path, write_slide: Callable[..., Path], kind: str
+) -> None:
+    cohort = tile_cohort(tmp_path, write_slide, slides=4)
+    for case in cohort.cases[1:]:  # the first one states 0.5
+        write_slide(case.features, picture(case.label, 0), mpp=None)
+    rows = (tmp_path / "cohort.csv").read_text().splitlines()
+    sides = ("split", "train", "train", "test", "test")
+    lines = [f"{row},{side}" for row, side in zip(rows, sides, strict=True)]
+    (tmp_path / "cohort.csv").write_text("\n".join(lines))
+    whole = kind == "end to end"
+    words = ("train", tmp_path / "cohort.csv", "--features", tmp_path / "slides", "--head", "mean")
+    words = (*words, "--encoder", "small-6", "--set", "epochs=1", "--val", 0, "--json")
+    words = (*words, *(("--set", "end_to_end=true") if whole else ()), "--out", tmp_path / "out")
+    words = (*words, "--tile-px", 48, "--tile-mpp", 0.5, "--watch", "s2")
+    refused = cli(*words)
+    assert refused.status == 1
+    assert "3 of 4 slides cannot be" in refused.error
+    assert "s1 (" in refused.error
+    assert "--mpp" in refused.error
+    result = cli(*words, "--mpp", 0.25)
+    assert result.status == 0, result.err
+    assert load_model(result.json["model"]).mpp == 0.5
+    (slide,) = EpochStore.open(result.json["watched"][0]).slides
+    assert slide.mpp_stated
+    assert slide.grids[-1].slide_mpp == (0.25, 0.25)
+    if whole:
+        other = cli(*words, "--mpp", 0.5)
+        assert "holds a training with another features" in other.error
+    assert "-1" in cli(*words, "--mpp", -1).error

@@ -179,8 +179,8 @@ def test_what_is_not_taken_is_told_before_anything_is_computed(bracs, crc, tmp_p
     (tmp_path / "file").touch()
     with pytest.raises(BadArgumentError, match="file is a file"):
         reproduce(slides, tmp_path / "file")
-    with pytest.raises(BadArgumentError, match=r"mpp=0.25 is not taken end to end"):
-        reproduce(along, tmp_path / "out", slide_mpp=0.25)
+    with pytest.raises(BadArgumentError, match=r"min_tissue=0.2 is not taken end to end"):
+        reproduce(along, tmp_path / "out", slide_mpp=0.25, min_tissue=0.2)
     with pytest.raises(BadArgumentError, match=r"min_tissue=0.1: .* has images and no slides"):
         reproduce(images, tmp_path / "out", min_tissue=0.1)
     assert not (tmp_path / "out").exists()

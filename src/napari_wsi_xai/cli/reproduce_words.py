@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_wsi_xai.cli.console import say
 from napari_wsi_xai.cli.train_words import words_of
+from napari_wsi_xai.cli.training_inputs import names_of
 
 if TYPE_CHECKING:
     from napari_wsi_xai.training.records import TrainProgress
@@ -57,7 +58,7 @@ def reader_options(
     if "outlines" in options:
         options["outlines"] = False
     if "classes" in options:
-        options["classes"] = [name.strip() for name in str(options["classes"]).split(",")]
+        options["classes"] = names_of(str(options["classes"]))
     return options
 
 

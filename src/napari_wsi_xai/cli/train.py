@@ -23,6 +23,7 @@ from napari_wsi_xai.cli.training_inputs import (
     check_machine,
     encoded,
     encoder_of,
+    names_of,
     settings_of,
     split_of,
 )
@@ -56,6 +57,13 @@ def train(
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting, before those of the recipe."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Labels in the order of the outputs.")
+    ] = None,
+    val: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Of patients, to validate with if none are stated."),
     ] = None,
     folds: Annotated[
         int | None, typer.Option(metavar="K", help="Cross-validate with K folds.")
@@ -93,6 +101,9 @@ def train(
     tile_mpp: Annotated[
         str | None, typer.Option(metavar="UM[,UM...]", help="Its um/px, likewise, coarse to fine.")
     ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(metavar="UM", help="um/px of slides that do not say.")
+    ] = None,
     workers: Annotated[int, typer.Option(metavar="N", help="Processes that read bags.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: JsonOption = False,
@@ -100,9 +111,11 @@ def train(
     """Train a MIL head on slide labels; the same command goes on after a kill."""
     from napari_wsi_xai.training.cohort import read_cohort
 
-    _check(folds, members, workers, device)
+    _check(folds, members, val, workers, device)
     settings = settings_of(head, recipe, setting or [])
-    slides = read_cohort(cohort, features)
+    slides = read_cohort(
+        cohort, features, classes=None if classes is None else names_of(classes)
+    ).with_mpp(mpp)
     made_with = encoder_of(encoder, encoder_weights)
     options: dict[str, Any] = {
         "encoder": made_with,
@@ -116,13 +129,13 @@ def train(
         if not settings.end_to_end:
             slides = encoded(slides, made_with, out, tile_px, options["mpps"])
         if folds is not None:
-            crossed = _cross(slides, folds, members, settings, out, watching, options)
+            crossed = _cross(slides, folds, members, val, settings, out, watching, options)
             tell(crossed.to_dict() | watching.facts(), as_json, lambda: print_crossed(crossed))
         elif members is not None:
-            several = _train_members(slides, members, settings, out, watching, options)
+            several = _train_members(slides, members, val, settings, out, watching, options)
             tell(several.to_dict() | watching.facts(), as_json, lambda: print_ensemble(several))
         else:
-            result = _train_once(slides, settings, out, watching, options)
+            result = _train_once(slides, val, settings, out, watching, options)
             tell(result.to_dict() | watching.facts(), as_json, lambda: print_result(result))
         watching.tell()
     except KeyboardInterrupt:
@@ -130,22 +143,31 @@ def train(
         raise
 
 
-def _check(folds: int | None, members: int | None, workers: int, device: str) -> None:
+def _check(
+    folds: int | None, members: int | None, val: float | None, workers: int, device: str
+) -> None:
     from napari_wsi_xai.errors import BadArgumentError
 
     if folds is not None and folds < 2:
         raise BadArgumentError(f"--folds {folds} must be at least 2.")
     if members is not None and members < 1:
         raise BadArgumentError(f"--members {members} must be at least 1.")
+    if val is not None and not 0 <= val < 1:
+        raise BadArgumentError(f"--val {val:g} must be a share, at least 0 and below 1.")
     check_machine(workers, device)
 
 
 def _train_once(
-    cohort: Cohort, recipe: Recipe, out: Path, watching: Watch, options: dict[str, Any]
+    cohort: Cohort,
+    val: float | None,
+    recipe: Recipe,
+    out: Path,
+    watching: Watch,
+    options: dict[str, Any],
 ) -> TrainResult:
     from napari_wsi_xai.training.fit import train as fit
 
-    split = split_of(cohort, recipe.seed)
+    split = split_of(cohort, recipe.seed, val)
     with ProgressDisplay(recipe.architecture, "slides") as display:
 
         def show(progress: TrainProgress) -> None:
@@ -158,6 +180,7 @@ def _train_once(
 def _train_members(
     cohort: Cohort,
     members: int,
+    val: float | None,
     recipe: Recipe,
     out: Path,
     watching: Watch,
@@ -165,7 +188,7 @@ def _train_members(
 ) -> EnsembleResult:
     from napari_wsi_xai.training.ensemble import train_ensemble
 
-    split = split_of(cohort, recipe.seed)
+    split = split_of(cohort, recipe.seed, val)
     with ProgressDisplay(recipe.architecture, "slides") as display:
 
         def show(member: int, progress: TrainProgress) -> None:
@@ -189,6 +212,7 @@ def _cross(
     cohort: Cohort,
     folds: int,
     members: int | None,
+    val: float | None,
     recipe: Recipe,
     out: Path,
     watching: Watch,
@@ -199,7 +223,8 @@ def _cross(
 
     if any(case.split for case in cohort.cases):
         say("the column split is not heeded: every slide is tested in one of the folds.")
-    splits = k_fold(cohort, folds, seed=recipe.seed)
+    share = {} if val is None else {"val": val}
+    splits = k_fold(cohort, folds, seed=recipe.seed, **share)
     each = members or 1
     with ProgressDisplay(recipe.architecture, "slides") as display:
 

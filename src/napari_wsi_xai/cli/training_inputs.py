@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_wsi_xai.cli.console import say
 from napari_wsi_xai.cli.progress import ProgressDisplay, duration
 
 if TYPE_CHECKING:
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     from napari_wsi_xai.training.recipes import Recipe
     from napari_wsi_xai.training.splits import Split
 
-__all__ = ["check_machine", "encoded", "encoder_of", "pairs_of", "settings_of", "split_of"]
+__all__ = [
+    "check_machine",
+    "encoded",
+    "encoder_of",
+    "names_of",
+    "pairs_of",
+    "settings_of",
+    "split_of",
+]
 
 
 def check_machine(workers: int, device: str) -> None:
@@ -54,8 +63,15 @@ def pairs_of(given: list[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
             raise BadArgumentError(f"--set {pair!r} must be KEY=VALUE.")
+        if name.strip() == "architecture":
+            raise BadArgumentError(f"--set {pair}: name the head with --head or in the recipe.")
         settings[name.strip()] = value.strip()
     return settings
+
+
+def names_of(given: str) -> list[str]:
+    """Names between commas."""
+    return [name.strip() for name in given.split(",")]
 
 
 def encoder_of(name: str | None, weights: str | None) -> Encoder | None:
@@ -104,9 +120,16 @@ def encoded(
         )
 
 
-def split_of(cohort: Cohort, seed: int) -> Split:
-    """The split that the cohort states, else one drawn by the recipe's seed."""
+def split_of(cohort: Cohort, seed: int, val: float | None = None) -> Split:
+    """The split that the cohort states, else one drawn by the recipe's seed.
+
+    ``val`` is the share of patients for validation where the cohort does not state whose those
+    are; None for the share that is drawn by default.
+    """
     from napari_wsi_xai.training.splits import given, hold_out
 
-    stated = any(case.split for case in cohort.cases)
-    return given(cohort, seed=seed) if stated else hold_out(cohort, seed=seed)
+    share = {} if val is None else {"val": val}
+    stated = {case.split for case in cohort.cases} - {None}
+    if "val" in stated and share:
+        say("--val is not heeded: the column split states the slides for validation.")
+    return given(cohort, seed=seed, **share) if stated else hold_out(cohort, seed=seed, **share)

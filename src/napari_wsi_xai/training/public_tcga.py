@@ -77,7 +77,7 @@ def read_tcga(
     wanted = [one for one in patients if classes is None or values.get(one, set()) & set(names)]
     _check_values(clinical, column, {one: values.get(one, set()) for one in wanted})
     cases = [
-        Case(slide_name(path.name), names.index(*values[patient]), patient, path)
+        Case(slide_name(path.name), names.index(next(iter(values[patient]))), patient, path)
         for path in paths
         if (patient := _patient(path)) in wanted
     ]

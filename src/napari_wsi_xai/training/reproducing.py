@@ -72,12 +72,11 @@ def reproduce(
 
     folder = Path(out)
     _check(planned, folder, mpp=slide_mpp, min_tissue=min_tissue)
-    cohort = planned.cohort
-    options: dict[str, float] = {}
+    cohort = planned.cohort.with_mpp(slide_mpp)
+    options: dict[str, float] = {} if slide_mpp is None else {"slide_mpp": slide_mpp}
     if not planned.recipe.end_to_end:
         least = planned.paper.min_tissue if min_tissue is None else min_tissue
-        given = {"slide_mpp": slide_mpp, "min_tissue": least}
-        options = {name: value for name, value in given.items() if value is not None}
+        options |= {} if least is None else {"min_tissue": least}
         cohort = _encoded(planned, folder / FEATURES, tell, device, options)
     common = {
         "encoder": planned.encoder,
@@ -109,9 +108,9 @@ def _check(planned: Reproduction, folder: Path, **given: float | None) -> None:
             f"{asked[0]}: {planned.paper.data_set} has images and no slides, all of one scale: "
             "leave it out."
         )
-    if planned.recipe.end_to_end:
+    if planned.recipe.end_to_end and given["min_tissue"] is not None:
         raise BadArgumentError(
-            f"{asked[0]} is not taken end to end: leave it out, or train on descriptors "
+            f"{asked[-1]} is not taken end to end: leave it out, or train on descriptors "
             "(--frozen-encoder)."
         )
 
