@@ -18,6 +18,7 @@ from napari_wsi_xai.runs import FeatureBag, plan, score, write_feature_bag
 from napari_wsi_xai.tiles import children_of, read_tiles
 from napari_wsi_xai.training import Bag, BagDataset, Case, Cohort, read_bag
 from napari_wsi_xai.training.bag import draw_tiles
+from napari_wsi_xai.training.bags import Kept
 
 FAST = {"engine": "torch", "precision": "float32", "block_tiles": 4}
 MPPS = (4.0, 1.0)
@@ -321,7 +322,7 @@ def test_a_nested_draw_is_what_the_head_takes(zoom_run):
 def test_bags_are_kept_up_to_the_budget(tmp_path):
     size = read_bag(dataset(tmp_path).cohort.cases[0]).nbytes
     assert size == 40 * (4 * 4 + 2 * 8)
-    bags = dataset(tmp_path, budget_bytes=size)
+    bags = dataset(tmp_path, kept=Kept(size))
     for place in (1, 0, 2, 1, 0):
         assert len(bags[place].features) == (25, 40, 7)[place]
     assert bags.kept_bytes == size
@@ -334,7 +335,7 @@ def test_bags_are_kept_up_to_the_budget(tmp_path):
 
 
 def test_nothing_is_kept_without_a_budget(tmp_path):
-    bags = dataset(tmp_path, budget_bytes=0)
+    bags = dataset(tmp_path, kept=Kept(0))
     assert torch.equal(bags[0].features, bags[0].features)
     assert bags.kept_bytes == 0
 
@@ -362,3 +363,12 @@ def test_drawing_leaves_kept_bags_whole(tmp_path):
 def test_numbers_out_of_their_limits(tmp_path, options):
     with pytest.raises(BadArgumentError, match=next(iter(options))):
         dataset(tmp_path, **options)
+
+
+def test_data_sets_may_share_what_is_kept(tmp_path):
+    kept = Kept(10**6)
+    first, second = dataset(tmp_path, kept=kept), dataset(tmp_path, most_tiles=3, kept=kept)
+    whole = first[1].features.clone()
+    first.cohort.cases[1].features.unlink()
+    assert len(second[1].features) == 3
+    assert torch.equal(first[1].features, whole)

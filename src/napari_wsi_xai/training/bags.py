@@ -175,9 +175,9 @@ class BagDataset(Dataset[Bag]):
     use
         As :func:`read_bag` takes it. Bags for ``"zoom"`` keep all descendants of the coarse tiles
         drawn.
-    budget_bytes
-        Most memory that bags are kept in (in every worker). What fits first is kept, the rest is
-        read again each time.
+    kept
+        Where bags are kept in memory (in every worker); may be shared by several data sets of the
+        same cohort and use. What fits first is kept, the rest is read again each time.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class BagDataset(Dataset[Bag]):
         seed: int = 0,
         *,
         use: MagnificationUse = "single",
-        budget_bytes: int = BUDGET_BYTES,
+        kept: Kept | None = None,
     ) -> None:
         if most_tiles is not None and most_tiles < 1:
             raise BadArgumentError(f"most_tiles={most_tiles} must be at least 1.")
@@ -199,7 +199,7 @@ class BagDataset(Dataset[Bag]):
         self.most_tiles = most_tiles
         self.seed = seed
         self.use = use
-        self._kept = Kept(budget_bytes)
+        self._kept = Kept(BUDGET_BYTES) if kept is None else kept
         # Shared, so that workers that outlive an epoch see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]

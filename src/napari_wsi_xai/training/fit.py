@@ -13,7 +13,7 @@ from napari_wsi_xai.errors import BadArgumentError
 from napari_wsi_xai.models.encoders.encoder import Encoder
 from napari_wsi_xai.models.mil import MILModel
 from napari_wsi_xai.training.cohort import SIDES, Cohort
-from napari_wsi_xai.training.end_to_end import EndToEnd, begin_end_to_end, facts_of_start
+from napari_wsi_xai.training.end_to_end import begin_end_to_end, facts_of_start
 from napari_wsi_xai.training.facts import FeatureFacts, feature_facts
 from napari_wsi_xai.training.heads import build_head
 from napari_wsi_xai.training.identity import identity_of, require_same
@@ -23,6 +23,7 @@ from napari_wsi_xai.training.splits import Split, check_patients
 from napari_wsi_xai.training.strides import with_stride
 
 if TYPE_CHECKING:
+    from napari_wsi_xai.training.fitting import Fit
     from napari_wsi_xai.training.metrics import Metrics
     from napari_wsi_xai.training.module import MILModule
     from napari_wsi_xai.training.records import TrainProgress
@@ -183,29 +184,27 @@ def train(
         "weights": [round(float(weight), 6) for weight in weights],
     }
     made_with = encoder or find_encoder(facts)
-    return _finish(cohort, split, module, facts, made_with, folder, balance, tiles)
+    return _finish(fit, module, facts, made_with, balance)
 
 
 def _finish(
-    cohort: Cohort,
-    split: Split,
+    fit: Fit,
     module: MILModule,
     facts: FeatureFacts,
     encoder: Encoder | None,
-    folder: Path,
     balance: dict[str, Any],
-    tiles: EndToEnd | None,
 ) -> TrainResult:
     """Judge the best epoch's weights and write what is left of the training."""
     from napari_wsi_xai.training import results
     from napari_wsi_xai.training.records import write_atomically
 
+    cohort, split, tiles, folder = fit.cohort, fit.split, fit.tiles, fit.folder
     head = module.head
     head.load_state_dict(module.best_state)
     if tiles is not None:
         encoder = tiles.encoder.trained()
     rows = [(index, side) for side in SIDES for index in getattr(split, side)]
-    chances = results.predict(head, cohort, [index for index, _ in rows], tiles)
+    chances = results.predict(head, cohort, [i for i, _ in rows], tiles, fit.kept)
     metrics = results.side_metrics(cohort, split, chances, module.recipe.seed)
     metadata = results.metadata_of(module, cohort, split, facts, balance)
     metadata["training"]["metrics"] = {side: one.to_dict() for side, one in metrics.items()}

@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from napari_wsi_xai.errors import StoreError
 from napari_wsi_xai.models.mil import MILModel
-from napari_wsi_xai.training.bags import BagDataset
+from napari_wsi_xai.training.bags import BUDGET_BYTES, BagDataset, Kept
 from napari_wsi_xai.training.cohort import Cohort
 from napari_wsi_xai.training.end_to_end import EndToEnd
 from napari_wsi_xai.training.lightning_import import import_lightning
@@ -33,7 +33,10 @@ __all__ = ["Fit"]
 
 @dataclass
 class Fit:
-    """Everything that a training is run with; ``tiles`` where an encoder is trained too."""
+    """Everything that a training is run with; ``tiles`` where an encoder is trained too.
+
+    Descriptors stay in ``kept`` as far as they fit, so that they are read once.
+    """
 
     cohort: Cohort
     split: Split
@@ -46,6 +49,7 @@ class Fit:
     workers: int = 0
     device: str = "auto"
     tiles: EndToEnd | None = None
+    kept: Kept = field(default_factory=lambda: Kept(BUDGET_BYTES))
 
     def run(self) -> MILModule:
         """The module after its last epoch; goes on from ``last.ckpt`` where there is one.
@@ -105,8 +109,9 @@ class Fit:
                 *([self.tiles.judged(cohort, split.val)] if split.val else []),
             ]
         use = self.head.magnification_use
-        bags = [BagDataset(cohort, split.train, recipe.most_tiles, recipe.seed, use=use)]
-        return [*bags, *([BagDataset(cohort, split.val, use=use)] if split.val else [])]
+        own: dict[str, Any] = {"use": use, "kept": self.kept}
+        bags = [BagDataset(cohort, split.train, recipe.most_tiles, recipe.seed, **own)]
+        return [*bags, *([BagDataset(cohort, split.val, **own)] if split.val else [])]
 
     def _loaders(self, epoch: int) -> list[Any]:
         """Training bags in the order of an epoch, and validation bags where there are any.

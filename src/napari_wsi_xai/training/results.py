@@ -19,7 +19,7 @@ from napari_wsi_xai.models.encoders import build_encoder
 from napari_wsi_xai.models.encoders.encoder import Encoder
 from napari_wsi_xai.models.mil import MILModel
 from napari_wsi_xai.models.tensor_files import hash_tensors
-from napari_wsi_xai.training.bags import read_bag
+from napari_wsi_xai.training.bags import BagDataset, Kept
 from napari_wsi_xai.training.cohort import SIDES, Cohort
 from napari_wsi_xai.training.end_to_end import EndToEnd
 from napari_wsi_xai.training.facts import FeatureFacts
@@ -41,11 +41,16 @@ Predictions = dict[int, list[float]]
 
 @torch.no_grad()
 def predict(
-    head: MILModel, cohort: Cohort, indices: Sequence[int], tiles: EndToEnd | None = None
+    head: MILModel,
+    cohort: Cohort,
+    indices: Sequence[int],
+    tiles: EndToEnd | None = None,
+    kept: Kept | None = None,
 ) -> Predictions:
     """Class probabilities of some of a cohort's slides, all tiles of each taken.
 
-    ``tiles`` says how their descriptors are made, where an encoder was trained too.
+    ``tiles`` says how their descriptors are made, where an encoder was trained too; ``kept`` are
+    bags that need not be read again.
 
     Raises
     ------
@@ -55,12 +60,12 @@ def predict(
     """
     head.eval()
     found: Predictions = {}
-    bags = None if tiles is None else tiles.judged(cohort, indices)
+    if tiles is None:
+        bags = BagDataset(cohort, indices, use=head.magnification_use, kept=kept)
+    else:
+        bags = tiles.judged(cohort, indices)
     for place, index in enumerate(indices):
-        if tiles is None or bags is None:
-            bag = read_bag(cohort.cases[index], head.magnification_use)
-        else:
-            bag = tiles.described(bags[place])
+        bag = bags[place] if tiles is None else tiles.described(bags[place])
         try:
             chances = head.probabilities(run_head(head, bag).logits)
         except ModelError as error:
