@@ -47,6 +47,25 @@ def test_encoder_and_head_are_trained_together(cli: Cli, place: Path) -> None:
     assert told["encoder_hash"] == start.content_hash
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--head", "zoommil"), "zoommil"),
+        (("--head", "msmil", "--members", 2, "--tile-mpp", "2,1"), "several magnifications"),
+        (("--head", "mean", "--folds", 9), "9 folds"),
+        (("--head", "mean", "--val", 0.9), "below 0.8"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_slides_are_encoded(
+    cli: Cli, place: Path, more: tuple[Any, ...], words: str
+) -> None:
+    base = ("train", place / "cohort.csv", "--features", place / "slides", "--out", place / "out")
+    result = cli(*base, "--encoder", "small-6", "--tile-px", 48, *more)
+    assert result.status in (1, 2)
+    assert words in result.error
+    assert not (place / "out").exists()
+
+
 @pytest.mark.parametrize("kind", ["end to end", "encoded first"])
 def test_slides_that_state_no_mpp(
     cli: Cli, tmp_path: Path, write_slide: Callable[..., Path], kind: str

@@ -25,7 +25,7 @@ from napari_wsi_xai.cli.training_inputs import (
     encoder_of,
     names_of,
     settings_of,
-    split_of,
+    splits_of,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from napari_wsi_xai.training.fit import TrainResult
     from napari_wsi_xai.training.recipes import Recipe
     from napari_wsi_xai.training.records import TrainProgress
+    from napari_wsi_xai.training.splits import Split
 
 __all__ = ["train"]
 
@@ -116,9 +117,9 @@ def train(
     slides = read_cohort(
         cohort, features, classes=None if classes is None else names_of(classes)
     ).with_mpp(mpp)
-    made_with = encoder_of(encoder, encoder_weights)
+    splits = splits_of(slides, folds, settings.seed, val)
     options: dict[str, Any] = {
-        "encoder": made_with,
+        "encoder": encoder_of(encoder, encoder_weights),
         "tile_px": tile_px,
         "mpps": None if tile_mpp is None else numbers_of(tile_mpp),
         "workers": workers,
@@ -127,15 +128,15 @@ def train(
     watching = watch_of(slides, cohort, watch or [], rule or [], rules, every, outlines)
     try:
         if not settings.end_to_end:
-            slides = encoded(slides, made_with, out, tile_px, options["mpps"])
+            slides = encoded(slides, settings, members, out, options)
         if folds is not None:
-            crossed = _cross(slides, folds, members, val, settings, out, watching, options)
+            crossed = _cross(slides, splits, members, settings, out, watching, options)
             tell(crossed.to_dict() | watching.facts(), as_json, lambda: print_crossed(crossed))
         elif members is not None:
-            several = _train_members(slides, members, val, settings, out, watching, options)
+            several = _train_members(slides, splits[0], members, settings, out, watching, options)
             tell(several.to_dict() | watching.facts(), as_json, lambda: print_ensemble(several))
         else:
-            result = _train_once(slides, val, settings, out, watching, options)
+            result = _train_once(slides, splits[0], settings, out, watching, options)
             tell(result.to_dict() | watching.facts(), as_json, lambda: print_result(result))
         watching.tell()
     except KeyboardInterrupt:
@@ -159,7 +160,7 @@ def _check(
 
 def _train_once(
     cohort: Cohort,
-    val: float | None,
+    split: Split,
     recipe: Recipe,
     out: Path,
     watching: Watch,
@@ -167,7 +168,6 @@ def _train_once(
 ) -> TrainResult:
     from napari_wsi_xai.training.fit import train as fit
 
-    split = split_of(cohort, recipe.seed, val)
     with ProgressDisplay(recipe.architecture, "slides") as display:
 
         def show(progress: TrainProgress) -> None:
@@ -179,8 +179,8 @@ def _train_once(
 
 def _train_members(
     cohort: Cohort,
+    split: Split,
     members: int,
-    val: float | None,
     recipe: Recipe,
     out: Path,
     watching: Watch,
@@ -188,7 +188,6 @@ def _train_members(
 ) -> EnsembleResult:
     from napari_wsi_xai.training.ensemble import train_ensemble
 
-    split = split_of(cohort, recipe.seed, val)
     with ProgressDisplay(recipe.architecture, "slides") as display:
 
         def show(member: int, progress: TrainProgress) -> None:
@@ -210,22 +209,16 @@ def _train_members(
 
 def _cross(
     cohort: Cohort,
-    folds: int,
+    splits: tuple[Split, ...],
     members: int | None,
-    val: float | None,
     recipe: Recipe,
     out: Path,
     watching: Watch,
     options: dict[str, Any],
 ) -> CrossValidation:
     from napari_wsi_xai.training.crossval import cross_validate
-    from napari_wsi_xai.training.splits import k_fold
 
-    if any(case.split for case in cohort.cases):
-        say("the column split is not heeded: every slide is tested in one of the folds.")
-    share = {} if val is None else {"val": val}
-    splits = k_fold(cohort, folds, seed=recipe.seed, **share)
-    each = members or 1
+    folds, each = len(splits), members or 1
     with ProgressDisplay(recipe.architecture, "slides") as display:
 
         def show(number: int, progress: TrainProgress) -> None:

@@ -22,7 +22,7 @@ __all__ = [
     "names_of",
     "pairs_of",
     "settings_of",
-    "split_of",
+    "splits_of",
 ]
 
 
@@ -90,20 +90,29 @@ def encoder_of(name: str | None, weights: str | None) -> Encoder | None:
 
 
 def encoded(
-    cohort: Cohort, encoder: Encoder | None, out: Path, tile_px: int | None, mpps: Any
+    cohort: Cohort, recipe: Recipe, members: int | None, out: Path, options: dict[str, Any]
 ) -> Cohort:
-    """The cohort with features of all slides; those that have none are encoded first."""
+    """The cohort with features of all slides; those that have none are encoded first.
+
+    ``options`` are those of the training. A head that cannot be trained is told before.
+    """
     from napari_wsi_xai.errors import BadArgumentError
+    from napari_wsi_xai.models.mil.ensemble import ensemble_of
     from napari_wsi_xai.training.encoding import encode_cohort
+    from napari_wsi_xai.training.heads import build_head
 
     waiting = [case.slide for case in cohort.cases if case.kind == "slide"]
     if not waiting:
         return cohort
+    encoder, tile_px, mpps = (options[name] for name in ("encoder", "tile_px", "mpps"))
     if encoder is None:
         raise BadArgumentError(
             f"{len(waiting)} slides have no features yet ({waiting[0]}): give --encoder NAME, "
             "which they are encoded with first."
         )
+    head = build_head(recipe, encoder.dim, len(cohort.classes), len(mpps or (0,)))
+    if members is not None:
+        ensemble_of([head])
     with ProgressDisplay("encoding", "slides") as display:
 
         def show(progress: EncodingProgress) -> None:
@@ -117,19 +126,27 @@ def encoded(
             tile_px=tile_px or 224,
             mpp=mpps or 0.5,
             tell=show,
+            device=options["device"],
         )
 
 
-def split_of(cohort: Cohort, seed: int, val: float | None = None) -> Split:
-    """The split that the cohort states, else one drawn by the recipe's seed.
+def splits_of(cohort: Cohort, folds: int | None, seed: int, val: float | None) -> tuple[Split, ...]:
+    """Folds, or the split that the cohort states, else one drawn by the recipe's seed.
 
     ``val`` is the share of patients for validation where the cohort does not state whose those
     are; None for the share that is drawn by default.
     """
-    from napari_wsi_xai.training.splits import given, hold_out
+    from napari_wsi_xai.training.loaders import class_weights
+    from napari_wsi_xai.training.splits import given, hold_out, k_fold
 
     share = {} if val is None else {"val": val}
     stated = {case.split for case in cohort.cases} - {None}
+    if folds is not None:
+        if stated:
+            say("the column split is not heeded: every slide is tested in one of the folds.")
+        return k_fold(cohort, folds, seed=seed, **share)
     if "val" in stated and share:
         say("--val is not heeded: the column split states the slides for validation.")
-    return given(cohort, seed=seed, **share) if stated else hold_out(cohort, seed=seed, **share)
+    split = (given if stated else hold_out)(cohort, seed=seed, **share)
+    class_weights(cohort, split.train)  # else told after slides are encoded
+    return (split,)
