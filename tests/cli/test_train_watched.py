@@ -143,3 +143,11 @@ def test_a_missing_file_of_excluded_regions_is_named(cli: Cli, place: Path) -> N
     assert result.status == 1
     assert "normal00.geojson" in result.error
     assert cli(*words(place, "--watch", "normal01", table="told.csv")).status == 0
+
+
+def test_a_training_that_has_ended_is_not_watched_any_more(cli: Cli, place: Path) -> None:
+    assert cli(*words(place)).status == 0
+    late = cli(*words(place, "--watch", "tumor00"))
+    assert late.status == 0
+    assert f"tumor00: not watched in {place / 'out'}, where the training had ended" in late.err
+    assert late.json["watched"] == []

@@ -55,15 +55,30 @@ class Watch:
 
     def facts(self) -> dict[str, Any]:
         """JSON-able: the stores, where slides are watched."""
-        return {"watched": [str(store) for store in self.stores]} if self.stores else {}
+        seen = [str(store) for store in self.stores if self._in(store)]
+        return {"watched": seen} if self.stores else {}
 
     def tell(self) -> None:
-        """Say where the maps of all epochs are, and how to look at them."""
-        there = [store for store in self.stores if store.is_dir()]
-        if there:
-            more = "" if len(there) == 1 else f" (and {len(there) - 1} more beside it)"
-            say(f"the maps of every look are in {there[0]}{more}; to see them:")
-            say(f"  napari-wsi-xai view {shlex.quote(str(there[0]))}")
+        """Say where the maps of all epochs are, and how to look at them; and what was not seen."""
+        unseen = [store.parent for store in self.stores if not self._in(store)]
+        if unseen:
+            say(
+                f"{', '.join(self.slides)}: not watched in {unseen[0]}, where the training had "
+                "ended before: give another --out to train anew."
+            )
+        elif self.stores:
+            first, *others = self.stores
+            more = f" (and {len(others)} more beside it)" if others else ""
+            say(f"the maps of every look are in {first}{more}; to see them:")
+            say(f"  napari-wsi-xai view {shlex.quote(str(first))}")
+
+    def _in(self, store: Path) -> bool:
+        """Whether all the slides are in a store."""
+        from napari_wsi_xai.training.epoch_store import EpochStore
+
+        if not store.is_dir():
+            return False
+        return {one.name for one in EpochStore.open(store).slides} >= set(self.slides)
 
 
 def watch_of(

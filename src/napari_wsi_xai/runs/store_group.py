@@ -195,8 +195,9 @@ def clear_unfinished(path: Path) -> None:
 def _brief(there: Any, here: Any) -> str:
     """What differs between two identity values, short."""
     if isinstance(there, dict) and isinstance(here, dict):
-        keys = [key for key in here if there.get(key) != here[key]]
-        return ", ".join(f"{key} {there.get(key)} there, {here[key]} here" for key in keys)
+        keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        told = [(key, there.get(key, "not"), here.get(key, "not")) for key in keys]
+        return ", ".join(f"{key} {old} there, {new} here" for key, old, new in told)
     if isinstance(there, list) and isinstance(here, list):
         return f"{there} there, {here} here"
     short = [str(value).removeprefix("sha256:")[:12] for value in (there, here)]
