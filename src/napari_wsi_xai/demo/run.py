@@ -116,13 +116,8 @@ def run_demo(
     StoreError
         The store cannot be written, or was made with another model.
     """
-    folder = Path(out)
     tell = progress or (lambda stage, done, total: None)
-    if size < SMALLEST_PX:
-        raise BadArgumentError(
-            f"a demo slide of {size} px holds too few tiles; give at least {SMALLEST_PX} px."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(Path(out), size)
     clock = _Clock()
     reused: list[str] = []
     demo = _slide(folder / SLIDE_NAME, seed, size, tell, reused)
@@ -162,6 +157,16 @@ def run_demo(
         timings_s=clock.finish(),
         reused=tuple(reused),
     )
+
+
+def _folder(folder: Path, size: int) -> Path:
+    """Make the folder of a demo whose slide is large enough."""
+    if size < SMALLEST_PX:
+        raise BadArgumentError(
+            f"a demo slide of {size} px holds too few tiles; give at least {SMALLEST_PX} px."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _slide(path: Path, seed: int, size: int, tell: DemoProgress, reused: list[str]) -> DemoSlide:
