@@ -207,7 +207,7 @@ def test_going_on_from_a_step_forgets_what_came_later(
 
 def test_another_watch_list_is_another_store(tmp_path: Path) -> None:
     make_store(tmp_path / "e", 1)
-    with pytest.raises(StoreMismatchError, match="other watched slides.* there, not here"):
+    with pytest.raises(StoreMismatchError, match=r"other watched slides.* there, not here"):
         EpochStore.create_or_resume(tmp_path / "e", SLIDES[:1], IDENTITY)
     with pytest.raises(StoreMismatchError, match=r"other classes.*\['a'\] here"):
         EpochStore.create_or_resume(tmp_path / "e", SLIDES, IDENTITY | {"classes": ["a"]})
