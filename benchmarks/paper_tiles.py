@@ -49,7 +49,7 @@ def tile_entries(full: bool) -> list[TileEntry]:
         settings = {"epochs": 30, "lr": 1e-4, "most_tiles": 64}
     else:
         names = {"bagnet9-4": (56, 2.0), "small": (112, 1.0)}
-        settings = {"epochs": 4, "lr": 2e-3, "most_tiles": 32}
+        settings = {"epochs": 3, "lr": 2e-3, "most_tiles": 32}
     settings |= {"accumulate": 4, "class_balance": "alternating"}
     return [TileEntry(n, how, *tile, settings) for n, tile in names.items() for how in WEIGHTS]
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 from napari_wsi_xai.runs.run import Run
 from napari_wsi_xai.runs.store import ResultStore
-from napari_wsi_xai.runs.store_group import StoreGroup, kind_of
+from napari_wsi_xai.runs.store_group import kind_of
 from napari_wsi_xai.runs.zoom import ZoomRun
 from napari_wsi_xai.runs.zoom_store import MagnificationStore
 
 if TYPE_CHECKING:
     from napari_wsi_xai.models import MILModel, Model
 
-__all__ = ["open_run"]
+__all__ = ["open_run", "open_store"]
 
 
 def open_run(path: Path | str, model: Model | Path | str | None = None) -> Run | ZoomRun:
@@ -39,15 +39,30 @@ def open_run(path: Path | str, model: Model | Path | str | None = None) -> Run |
     StoreMismatchError
         It was made with another model.
     """
-    mode: Literal["r", "r+"] = "r" if model is None else "r+"
-    if kind_of(path) == MagnificationStore.KIND:
-        several = MagnificationStore.open(path, mode)
-        return ZoomRun(several, head=_head_of(model, several))
-    store = ResultStore.open(path, mode)
-    return Run(store, head=_head_of(model, store))
+    store = open_store(path, "r" if model is None else "r+")
+    head = _head_of(model, store)
+    if isinstance(store, MagnificationStore):
+        return ZoomRun(store, head=head)
+    return Run(store, head=head)
 
 
-def _head_of(model: Model | Path | str | None, store: StoreGroup) -> MILModel | None:
+def open_store(
+    path: Path | str, mode: Literal["r", "r+"] = "r"
+) -> ResultStore | MagnificationStore:
+    """The store alone, of either kind, where nothing of its maps and tiles is asked for.
+
+    Raises
+    ------
+    StoreError
+        There is no readable result store.
+    """
+    several = kind_of(path) == MagnificationStore.KIND
+    return MagnificationStore.open(path, mode) if several else ResultStore.open(path, mode)
+
+
+def _head_of(
+    model: Model | Path | str | None, store: ResultStore | MagnificationStore
+) -> MILModel | None:
     """The model's head, once it is known that the store was made with it."""
     if model is None:
         return None  # nor is anything of the models' room imported, which takes seconds

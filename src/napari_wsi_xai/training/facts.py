@@ -6,7 +6,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from napari_wsi_xai.errors import CohortError, StoreError
-from napari_wsi_xai.runs import ZoomRun, open_run, read_feature_bag
+from napari_wsi_xai.runs import read_feature_bag
+from napari_wsi_xai.runs.opening import open_store
+from napari_wsi_xai.runs.zoom_store import MagnificationStore
+from napari_wsi_xai.tiles import TileGrid
 from napari_wsi_xai.training.bag import MagnificationUse
 from napari_wsi_xai.training.cohort import Case, Cohort
 from napari_wsi_xai.training.wording import listed
@@ -114,14 +117,15 @@ def _facts_of(case: Case) -> FeatureFacts:
 
 
 def _facts_of_run(case: Case) -> FeatureFacts:
-    run = open_run(case.features)
-    about = run.store.attributes
-    mpps = run.mpps if isinstance(run, ZoomRun) else (run.grid.mpp,)
-    level = run.levels[0] if isinstance(run, ZoomRun) else run
+    store = open_store(case.features)
+    about = store.attributes
+    first = store.levels()[0] if isinstance(store, MagnificationStore) else store
+    grid = TileGrid.from_dict(first.attributes["identity"]["grid"])
+    mpps = store.mpps if isinstance(store, MagnificationStore) else (grid.mpp,)
     return FeatureFacts(
-        int(level.store.features.shape[2]),
+        int(first.features.shape[2]),
         str(about["model"]["encoder"]),
         about["identity"].get("encoder"),
-        level.grid.tile_px,
+        grid.tile_px,
         tuple(float(mpp) for mpp in mpps),
     )
