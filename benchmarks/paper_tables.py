@@ -138,8 +138,9 @@ def told(row: dict, total: int) -> dict:
 
 
 def spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
+    values = [value for value in values if value == value]  # no map where a head looked at nothing
+    if len(values) < 2:
+        return f"{values[0]:.3f}" if values else "-"
     return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
