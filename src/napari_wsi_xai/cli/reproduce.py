@@ -16,6 +16,14 @@ from napari_wsi_xai.cli.reproduce_words import progress_words, reader_options, t
 from napari_wsi_xai.cli.train_watch import Watch, watch_of
 from napari_wsi_xai.cli.train_words import print_crossed, print_ensemble, print_result, tell
 from napari_wsi_xai.cli.training_inputs import check_machine, encoder_of, pairs_of
+from napari_wsi_xai.cli.training_options import (
+    DeviceOption,
+    RuleOption,
+    SettingOption,
+    SlideMppOption,
+    WatchOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
     from napari_wsi_xai.models import Encoder
@@ -40,10 +48,7 @@ def reproduce(
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML of settings; else the paper's.")
     ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting, before all others."),
-    ] = None,
+    setting: SettingOption = None,
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="Another encoder, or a model bundle's.")
     ] = None,
@@ -66,9 +71,7 @@ def reproduce(
     tile_mpp: Annotated[
         str | None, typer.Option(metavar="UM[,UM...]", help="At other um/px, coarse to fine.")
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(metavar="UM", help="um/px of slides that do not say.")
-    ] = None,
+    mpp: SlideMppOption = None,
     min_tissue: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Smallest share of tissue in a tile, 0 to 1."),
@@ -97,16 +100,10 @@ def reproduce(
     no_outlines: Annotated[
         bool, typer.Option("--no-outlines", help="camelyon16: do without tumour outlines.")
     ] = False,
-    watch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SLIDE", help="Map this slide after every epoch; repeatable."),
-    ] = None,
-    rule: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WORDS", help='As in "stop when attention on excluded > 0.5".'),
-    ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes that read bags.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    watch: WatchOption = None,
+    rule: RuleOption = None,
+    workers: WorkersOption = 0,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Train on a published data set as the paper did that is reproduced on it.

@@ -27,6 +27,14 @@ from napari_wsi_xai.cli.training_inputs import (
     settings_of,
     splits_of,
 )
+from napari_wsi_xai.cli.training_options import (
+    DeviceOption,
+    RuleOption,
+    SettingOption,
+    SlideMppOption,
+    WatchOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
     from napari_wsi_xai.training.cohort import Cohort
@@ -55,10 +63,7 @@ def train(
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML of settings; else the authors'.")
     ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting, before those of the recipe."),
-    ] = None,
+    setting: SettingOption = None,
     classes: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Labels in the order of the outputs.")
     ] = None,
@@ -73,14 +78,8 @@ def train(
         int | None,
         typer.Option(metavar="N", help="Train N heads from other seeds; their mean decides."),
     ] = None,
-    watch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SLIDE", help="Map this slide after every epoch; repeatable."),
-    ] = None,
-    rule: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WORDS", help='As in "stop when attention on excluded > 0.5".'),
-    ] = None,
+    watch: WatchOption = None,
+    rule: RuleOption = None,
     rules: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML list of such rules.")
     ] = None,
@@ -102,11 +101,9 @@ def train(
     tile_mpp: Annotated[
         str | None, typer.Option(metavar="UM[,UM...]", help="Its um/px, likewise, coarse to fine.")
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(metavar="UM", help="um/px of slides that do not say.")
-    ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes that read bags.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    mpp: SlideMppOption = None,
+    workers: WorkersOption = 0,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Train a MIL head on slide labels; the same command goes on after a kill."""
