@@ -9,7 +9,7 @@ import typer
 
 from napari_wsi_xai.cli import app
 from napari_wsi_xai.cli.console import JsonOption, say
-from napari_wsi_xai.cli.models import EncoderWeightsOption, numbers_of
+from napari_wsi_xai.cli.models import EncoderWeightsOption
 from napari_wsi_xai.cli.progress import ProgressDisplay
 from napari_wsi_xai.cli.train_watch import Watch, watch_of
 from napari_wsi_xai.cli.train_words import (
@@ -26,6 +26,7 @@ from napari_wsi_xai.cli.training_inputs import (
     names_of,
     settings_of,
     splits_of,
+    tiles_of,
 )
 from napari_wsi_xai.cli.training_options import (
     DeviceOption,
@@ -117,8 +118,7 @@ def train(
     splits = splits_of(slides, folds, settings.seed, val)
     options: dict[str, Any] = {
         "encoder": encoder_of(encoder, encoder_weights),
-        "tile_px": tile_px,
-        "mpps": None if tile_mpp is None else numbers_of(tile_mpp),
+        **tiles_of(slides, encoder, tile_px, tile_mpp),
         "workers": workers,
         "device": device,
     }

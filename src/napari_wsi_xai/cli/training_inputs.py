@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_wsi_xai.cli.console import say
+from napari_wsi_xai.cli.models import numbers_of
 from napari_wsi_xai.cli.progress import ProgressDisplay, duration
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "pairs_of",
     "settings_of",
     "splits_of",
+    "tiles_of",
 ]
 
 
@@ -87,6 +89,21 @@ def encoder_of(name: str | None, weights: str | None) -> Encoder | None:
     if is_bundle(Path(name)):
         return load_model(name).encoder
     return build_encoder(name, weights)
+
+
+def tiles_of(
+    cohort: Cohort, encoder: str | None, tile_px: int | None, tile_mpp: str | None
+) -> dict[str, Any]:
+    """Edge and um/px of tiles as told, or as a bundle has them where tiles are yet to be cut."""
+    from napari_wsi_xai.models import load_model
+    from napari_wsi_xai.models.checkpoints.reading import is_bundle
+
+    told = {"tile_px": tile_px, "mpps": None if tile_mpp is None else numbers_of(tile_mpp)}
+    uncut = any(case.kind == "slide" for case in cohort.cases)
+    if encoder is None or not uncut or not is_bundle(Path(encoder)):
+        return told
+    bundle = load_model(encoder)
+    return {"tile_px": told["tile_px"] or bundle.tile_px, "mpps": told["mpps"] or bundle.mpps}
 
 
 def encoded(
