@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,9 @@ settings.load_profile("shared")
 # Imported by a test before the package does it, OpenVINO would report every conversion over the
 # network, from processes of their own, for half a minute each.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+# A shell starts what runs in its background deaf to Ctrl-C; what is started from here hears it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
