@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from napari_wsi_xai.models import MIL_ARCHITECTURES
-from napari_wsi_xai.training import bags, fit, results
+from napari_wsi_xai.training import bags, fit
 from napari_wsi_xai.training.bag import Bag
 from napari_wsi_xai.training.cohort import Case
 from napari_wsi_xai.training.facts import FeatureFacts
@@ -77,7 +77,6 @@ def test_every_head_learns(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     cohort = planted_cohort(tmp_path, (32, 32), share=0.35, reach=4.5)
     if name in ("zoommil", "msmil"):
         monkeypatch.setattr(bags, "read_bag", nested_bag)
-        monkeypatch.setattr(results, "read_bag", nested_bag)
         monkeypatch.setattr(fit, "feature_facts", lambda cohort: FeatureFacts(D, mpps=(4.0, 2.0)))
     settings = {"epochs": 8, "patience": None, "monitor": "val_loss", **SHORT[name]}
     split = hold_out(cohort, test=0.4, val=0.2)

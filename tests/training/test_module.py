@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from napari_wsi_xai.models import MIL_ARCHITECTURES
-from napari_wsi_xai.training import bags, fit, results
+from napari_wsi_xai.training import bags, fit
 from napari_wsi_xai.training.bags import read_bag
 from napari_wsi_xai.training.cohort import Cohort
 from napari_wsi_xai.training.facts import FeatureFacts
@@ -109,7 +109,6 @@ def test_what_tells_slides_apart_is_trained_and_left_out(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bags, "read_bag", nested_bag)
-    monkeypatch.setattr(results, "read_bag", nested_bag)
     monkeypatch.setattr(fit, "feature_facts", lambda cohort: FeatureFacts(D, mpps=(4.0, 2.0)))
     settings = {"projection": "8,8", "attention": 4, "epochs": 10, "lr": 1e-3, "accumulate": 6}
     split = Split("all", ALL, (), ())
